@@ -1,0 +1,118 @@
+"""The reference backend: Pillow decodes and resizes, exactly as the other backends are meant to."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from respipe.backends.threads import ThreadedBatches
+from respipe.errors import CorruptImageError
+from respipe.sampling.boxes import hull
+from respipe.sampling.plan import BatchPlan
+from respipe.storage.dataset import Dataset
+from respipe.storage.levels import route
+
+
+class ReferenceBackend:
+    """Decodes every format that Pillow reads, from files of any kind. The oracle of the contract suite, and slow.
+
+    Args:
+        dataset: where the images are.
+        num_threads: decoding threads.
+        level_margin: see :func:`respipe.storage.levels.route`.
+    """
+
+    name = "reference"
+
+    def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:
+        self._dataset = dataset
+        self._level_margin = level_margin
+        self._batches = ThreadedBatches(num_threads, name="respipe-reference")
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
+        routed = route(self._dataset.levels, plan, margin=self._level_margin)
+        hulls = hull(routed.boxes)
+        outputs = tuple(torch.empty((len(plan), size, size, 3), dtype=torch.uint8) for size in plan.step.sizes)
+        arrays = [output.numpy() for output in outputs]
+
+        def decode(start: int, stop: int) -> None:
+            for row in range(start, stop):
+                image = decode_upright(self._dataset, int(plan.indices[row]), int(routed.levels[row]))
+                for array in arrays:
+                    array[row] = crop_and_resize(
+                        image, routed.boxes[row], hulls[row], size=array.shape[1], flip=bool(plan.flips[row])
+                    )
+
+        self._batches.submit(outputs, len(plan), decode)
+
+    def collect(self) -> tuple[torch.Tensor, ...]:
+        """Wait for the oldest batch; see :class:`respipe.backends.base.Backend`."""
+        return self._batches.collect()
+
+    def reset(self) -> None:
+        """Forget what was submitted."""
+        self._batches.reset()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._batches.close()
+
+
+def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
+    """One stored image as upright RGB.
+
+    Raises:
+        CorruptImageError: Pillow cannot decode it, or its size is not the recorded one.
+    """
+    stored = dataset.levels[level]
+    height, width = int(stored.heights[index]), int(stored.widths[index])
+    data = dataset.encoded(index, level)
+    if stored.raw[index]:
+        return Image.fromarray(data.reshape(height, width, 3))
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports broken files through all of these, depending on the format.
+        raise corrupt_image(dataset, index, level, str(error)) from error
+    if image.size != (width, height):
+        found = f"{image.width} x {image.height} pixels where {width} x {height} were recorded"
+        raise corrupt_image(dataset, index, level, found)
+    return image
+
+
+def corrupt_image(dataset: Dataset, index: int, level: int, reason: str) -> CorruptImageError:
+    """The error for an image that cannot be decoded."""
+    return CorruptImageError(
+        f"{dataset.path}: sample {index} ({dataset.name(index)}, {dataset.levels[level].name}) cannot be decoded: "
+        f"{reason}. Run `respipe verify {dataset.path}` to list every damaged sample.",
+        index=index,
+    )
+
+
+def crop_and_resize(
+    image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *, size: int, flip: bool
+) -> np.ndarray:
+    """Crop an RGB image to a box and resize it: the definition that every backend follows.
+
+    Args:
+        image: the decoded level.
+        box: (4,) float64, ``top, left, height, width`` in pixels of the image.
+        box_hull: (4,) int64, its integer hull.
+        size: side of the output.
+        flip: mirror left to right.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    top, left, height, width = (int(side) for side in box_hull)
+    cropped = image.crop((left, top, left + width, top + height))
+    y, x = float(box[0]) - top, float(box[1]) - left
+    edges = (max(x, 0.0), max(y, 0.0), min(x + float(box[3]), width), min(y + float(box[2]), height))
+    resized = cropped.resize((size, size), Image.Resampling.BILINEAR, box=edges)
+    pixels = np.asarray(resized)
+    return pixels[:, ::-1].copy() if flip else pixels

@@ -1,0 +1,39 @@
+"""Geometry of crop boxes: arrays of (B, 4) rows ``top, left, height, width``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Scaling a box to another level rounds in the last bits of a float64. Without slack, an edge that should fall on a
+# pixel border would pull in one more row or column of pixels.
+_SLACK = 1e-6
+
+
+def scale_boxes(
+    boxes: NDArray[np.float64], vertical: NDArray[np.float64], horizontal: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Boxes as they lie in the same images resized by the given factors.
+
+    Args:
+        boxes: (B, 4) float64.
+        vertical, horizontal: (B,) float64, new side over old side of each image.
+
+    Returns:
+        (B, 4) float64.
+    """
+    return boxes * np.stack([vertical, horizontal, vertical, horizontal], axis=1)
+
+
+def hull(boxes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The smallest whole-pixel boxes that contain the given ones.
+
+    Args:
+        boxes: (B, 4) float64.
+
+    Returns:
+        (B, 4) int64, each at least 1 x 1; a box of whole pixels is its own hull.
+    """
+    start = np.floor(boxes[:, :2] + _SLACK)
+    stop = np.ceil(boxes[:, :2] + boxes[:, 2:] - _SLACK)
+    return np.concatenate([start, np.maximum(stop - start, 1)], axis=1).astype(np.int64)

@@ -1,0 +1,50 @@
+"""Which stored resolution serves a crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.sampling.boxes import scale_boxes
+from respipe.sampling.plan import BatchPlan
+from respipe.storage.dataset import Level
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Route:
+    """Where each image of a batch is read.
+
+    Args:
+        levels: (B,) int64, numbers of stored levels, 0 the largest.
+        boxes: (B, 4) float64, the plan's crop boxes in pixels of those levels.
+    """
+
+    levels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+
+def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
+    """Pick for each image the smallest level on which its crop is still at least ``margin`` x S pixels on both sides.
+
+    S is the largest size of the step, so that one decode serves all of its sizes. Crops too small for that on every
+    level are read from the largest one.
+
+    Args:
+        levels: the dataset's levels, largest first.
+        plan: the batch, with boxes in pixels of ``levels[0]``.
+        margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
+    """
+    target = margin * max(plan.step.sizes)
+    chosen = np.zeros(len(plan), np.int64)
+    boxes = plan.boxes
+    heights, widths = (side[plan.indices].astype(np.float64) for side in (levels[0].heights, levels[0].widths))
+    for number, level in enumerate(levels[1:], start=1):
+        scaled = scale_boxes(plan.boxes, level.heights[plan.indices] / heights, level.widths[plan.indices] / widths)
+        # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
+        fits = (scaled[:, 2:] >= target * (1 - 1e-9)).all(axis=1)
+        chosen[fits] = number
+        boxes = np.where(fits[:, None], scaled, boxes)
+    return Route(levels=chosen, boxes=boxes)
