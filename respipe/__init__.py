@@ -1,0 +1,66 @@
+"""respipe puts resolution scheduling into the data loader.
+
+A schedule decides every training step's image size; the loader decodes no more than that size needs; a small adapter
+makes the model follow the size of its input::
+
+    schedule = respipe.schedules.TRD(224, 112, 0.5, milestones=(75, 150, 225))
+    loader = respipe.Loader("train.beton", schedule, batch_size=256, device="cuda")
+    model = respipe.adapt(torchvision.models.resnet50(), schedule)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from respipe import schedules as schedules
+    from respipe.conversion import convert as convert
+    from respipe.conversion import inspect as inspect
+    from respipe.conversion import verify as verify
+    from respipe.evaluation import evaluate as evaluate
+    from respipe.loader import Loader as Loader
+    from respipe.model.adapter import adapt as adapt
+    from respipe.schedules import cost as cost
+    from respipe.storage.open import open_dataset as open_dataset
+
+__version__ = "0.1.0"
+
+# Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
+_HOMES = {
+    "Loader": "respipe.loader",
+    "adapt": "respipe.model.adapter",
+    "convert": "respipe.conversion",
+    "cost": "respipe.schedules.cost",
+    "evaluate": "respipe.evaluation",
+    "inspect": "respipe.conversion",
+    "open_dataset": "respipe.storage.open",
+    "schedules": "respipe.schedules",
+    "verify": "respipe.conversion",
+}
+
+__all__ = [
+    "Loader",
+    "__version__",
+    "adapt",
+    "convert",
+    "cost",
+    "evaluate",
+    "inspect",
+    "open_dataset",
+    "schedules",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'respipe' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    value = home if _HOMES[name].endswith(f".{name}") and not hasattr(home, name) else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,90 @@
+"""The compiled loop of the FFCV backend. Importing this module loads FFCV's native library and Numba."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from respipe.backends.resample import resample
+
+
+def _ffcv_library() -> ctypes.CDLL:
+    """FFCV's native library, without running the package: that would import OpenCV and compile for three seconds."""
+    spec = importlib.util.find_spec("ffcv")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = Path(folder) / f"_libffcv{suffix}"
+            if path.exists():
+                return ctypes.CDLL(str(path))
+    raise ImportError("no installed package named ffcv contains its native library _libffcv")
+
+
+# A symbol that the linker resolves keeps the compiled loop cacheable on disk; a ctypes pointer would not.
+llvmlite.binding.add_symbol(
+    "respipe_ffcv_imdecode", ctypes.cast(_ffcv_library().imdecode, ctypes.c_void_p).value or 0
+)
+# Returns 0 on success. Arguments: source and its length, height and width to decode to, destination, crop height and
+# width, crop offsets x and y, scale numerator and denominator, whether to crop, whether to flip.
+_imdecode = types.ExternalFunction(
+    "respipe_ffcv_imdecode",
+    types.int32(
+        types.uintp,
+        types.uint64,
+        types.uint32,
+        types.uint32,
+        types.uintp,
+        *[types.uint32] * 6,
+        types.int32,
+        types.int32,
+    ),
+)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def decode_images(
+    memory: NDArray[np.uint8],
+    stored: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    hulls: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    outputs: tuple[NDArray[np.uint8], ...],
+) -> int:
+    """Decode, crop, resize and mirror a range of images.
+
+    Args:
+        memory: the whole file.
+        stored: (B, 5) offset, size, height, width and whether raw, already checked to lie inside ``memory``.
+        boxes, hulls: (B, 4) crop boxes and their integer hulls.
+        flips: (B,) bool.
+        outputs: for each size a (B, S, S, 3) uint8 array, filled.
+
+    Returns:
+        the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
+    """
+    pixels = np.empty(max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)
+    row = np.empty(3 * stored[:, 3].max(), np.float32)
+    for i in range(len(stored)):
+        offset, length, height, width = stored[i, 0], stored[i, 1], stored[i, 2], stored[i, 3]
+        data = memory[offset : offset + length]
+        image = pixels[: 3 * height * width].reshape(height, width, 3)
+        if stored[i, 4] == 1:
+            # Only the rows of the crop; a view would not do, since it is read-only and decoded pixels are not.
+            top, bottom = max(hulls[i, 0], 0), min(hulls[i, 0] + hulls[i, 2], height)
+            image[top:bottom] = data.reshape(height, width, 3)[top:bottom]
+        else:
+            code = _imdecode(
+                data.ctypes.data, length, height, width, image.ctypes.data, height, width, 0, 0, 1, 1, 0, 0
+            )
+            if code != 0:
+                return i
+        for output in outputs:
+            resample(image, boxes[i], hulls[i], flips[i], row, output[i])
+    return -1

@@ -1,0 +1,391 @@
+"""The loader: iterates a schedule over a dataset, places batches on the device, and resumes at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from respipe.backends.base import Backend
+from respipe.backends.select import make_backend
+from respipe.corruption import CorruptionGuard, OnCorrupt
+from respipe.decoding import decode_in_order
+from respipe.placement import Normalize, Placement
+from respipe.prefetch import prefetch
+from respipe.sampling.crops import CenterCrop, Crop, RandomResizedCrop
+from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
+from respipe.sampling.plan import BatchPlan
+from respipe.schedules.step import Schedule, Step
+from respipe.state import LoaderState
+from respipe.storage.dataset import Dataset
+from respipe.storage.open import open_dataset
+
+Images = torch.Tensor | tuple[torch.Tensor, ...]
+Batch = tuple[Images, torch.Tensor] | tuple[Images, torch.Tensor, BatchPlan]
+BatchTransform = Callable[[Any, torch.Tensor], tuple[Any, torch.Tensor]]
+
+
+class Loader:
+    """Batches of images whose size follows a schedule.
+
+    Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
+    tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64. B is this rank's share of
+    the step's global batch. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the local batch, which
+    names its step, samples, boxes and flips.
+
+    In training every epoch is a new permutation and incomplete batches are left out. In evaluation (``training=False``)
+    each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.
+
+    What a batch holds depends on (schedule, data, seed, epoch, step) alone, not on threads, prefetching or the number
+    of ranks. Iterating again goes on with the next epoch; ``set_epoch`` chooses one.
+
+    Args:
+        data: a ``.beton`` file, a folder with one subfolder per class, or an open dataset.
+        schedule: decides the size of each step.
+        batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
+        training: random crops, flips and order; or the evaluation geometry.
+        backend: "auto", "ffcv", "dali" or "reference"; see ``respipe doctor``.
+        device: where batches end up.
+        dtype: of the images, ``torch.uint8`` for raw pixels.
+        normalize: "imagenet", "cifar10", "cifar100", ``(mean, std)`` for values in 0..1, or None.
+        seed: of order, crops and flips, at least 0.
+        crop: how samples are cropped. Default: ``RandomResizedCrop()`` in training; in evaluation ``CenterCrop()``,
+            which equals resizing the shorter side to floor(8 S / 7) and cutting the central S x S.
+        flip_probability: of mirroring a training crop.
+        batch_transform: called with the placed ``(images, labels)`` of every batch, for example torchvision's
+            ``v2.MixUp``. Torch's global random state is seeded per step for it and restored afterwards.
+        on_corrupt: "raise", or "quarantine" to go on without damaged samples (see :class:`CorruptionGuard`).
+        corrupt_budget: samples that may be quarantined before the error is raised after all.
+        num_threads: decoding threads; default: the cores this process may use.
+        num_prefetch: batches decoded ahead.
+        level_margin: how much larger than the output a crop on a smaller stored level must be to be used.
+        stall_timeout: seconds without a batch before :class:`WorkerLostError`.
+        rank, world_size: this process's share; default: from ``torch.distributed`` where it is initialised.
+        with_spec: yield each batch's plan too.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range.
+        StorageError: the data cannot be opened.
+        MissingBackendError: the backend asked for is not installed.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | Dataset,
+        schedule: Schedule,
+        *,
+        batch_size: int,
+        training: bool = True,
+        backend: str = "auto",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        normalize: Normalize = "imagenet",
+        seed: int = 0,
+        crop: Crop | None = None,
+        flip_probability: float = 0.5,
+        batch_transform: BatchTransform | None = None,
+        on_corrupt: OnCorrupt = "raise",
+        corrupt_budget: int = 100,
+        num_threads: int | None = None,
+        num_prefetch: int = 3,
+        level_margin: float = 1.0,
+        stall_timeout: float = 300.0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        with_spec: bool = False,
+    ) -> None:
+        self._rank, self._world_size = _rank_and_world_size(rank, world_size)
+        _check_arguments(schedule, batch_size, training, seed, flip_probability, self._world_size, num_prefetch)
+        self._placement = Placement(device=torch.device(device), dtype=dtype, normalize=normalize)
+        self._schedule, self._batch_size, self._training, self._seed = schedule, batch_size, training, seed
+        self._crop = crop if crop is not None else RandomResizedCrop() if training else CenterCrop()
+        self._flip_probability = flip_probability
+        self._batch_transform = batch_transform
+        self._num_prefetch, self._stall_timeout, self._with_spec = num_prefetch, stall_timeout, with_spec
+        self._dataset = open_dataset(data)
+        self._guard = CorruptionGuard(
+            self._dataset,
+            on_corrupt=on_corrupt,
+            budget=corrupt_budget,
+            training=training,
+            level_margin=level_margin,
+        )
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+        self._plan(0)  # a schedule that does not fit the data or the ranks fails here, not in the first epoch
+        self._backend: Backend | None = make_backend(
+            backend,
+            self._dataset,
+            device=self._placement.device,
+            num_threads=num_threads or len(os.sched_getaffinity(0)),
+            level_margin=level_margin,
+        )
+        self._epoch = self._step = self._resume_step = 0
+        self._running: Generator[Batch, None, None] | None = None
+
+    # What trainers read
+
+    @property
+    def dataset(self) -> Dataset:
+        """The open dataset."""
+        return self._dataset
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that decides each step's size."""
+        return self._schedule
+
+    @property
+    def batch_size(self) -> int:
+        """Global batch size at the schedule's base size."""
+        return self._batch_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch being iterated, or the next one where none is."""
+        return self._epoch
+
+    @property
+    def step(self) -> int:
+        """Batches of ``epoch`` already received."""
+        return self._step
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use."""
+        return self._open_backend().name
+
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """Damaged samples left out so far, with what is wrong with each."""
+        return self._guard.damaged
+
+    @property
+    def sampler(self) -> EpochSetter:
+        """For trainers that call ``loader.sampler.set_epoch``."""
+        return EpochSetter(self)
+
+    @property
+    def batch_sampler(self) -> EpochSetter:
+        """For trainers that call ``loader.batch_sampler.set_epoch``."""
+        return EpochSetter(self)
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of batches in an epoch, the same on every rank."""
+        if not self._training:
+            return -(-len(self._dataset) // self._batch_size)
+        return len(self._schedule.steps(epoch, num_samples=len(self._dataset), batch_size=self._batch_size))
+
+    def __len__(self) -> int:
+        """Number of batches in the current epoch, counted from its start also after resuming in its midst."""
+        return self.num_steps(self._epoch)
+
+    # Where the loader stands
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration. Naming the current one changes nothing, also after a resume."""
+        if epoch < 0:
+            raise ValueError(f"`epoch` must be at least 0; got {epoch}.")
+        if epoch != self._epoch:
+            self._epoch, self._step, self._resume_step = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch received, below 1 KiB and equal on all ranks."""
+        state = LoaderState(seed=self._seed, epoch=self._epoch, step=self._step, fingerprint=self._fingerprint())
+        return state.to_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on after the batch at which a state was taken; any number of ranks that divides the batch will do.
+
+        Raises:
+            StateMismatchError: the state belongs to another dataset, schedule, batch size, crop or seed.
+        """
+        state = LoaderState.from_dict(state_dict, seed=self._seed, fingerprint=self._fingerprint())
+        self._stop()
+        self._epoch, self._step = state.epoch, state.step
+        if self._step >= self.num_steps(self._epoch):
+            self._epoch, self._step = self._epoch + 1, 0
+        self._resume_step = self._step
+
+    def _fingerprint(self) -> str:
+        parts = (
+            repr(self._schedule),
+            f"batch_size={self._batch_size}",
+            f"training={self._training}",
+            repr(self._crop),
+            f"flip_probability={self._flip_probability}",
+            self._dataset.fingerprint,
+        )
+        text = "; ".join(parts)
+        # States stay small whatever the schedule's length; the beginning is still readable in an error.
+        return text if len(text) <= 600 else f"{text[:500]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+    # Iterating
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._stop()
+        backend = self._open_backend()
+        epoch, start = self._epoch, self._resume_step
+        self._step, self._resume_step = start, 0
+        self._running = self._iterate(backend, epoch, start)
+        return self._running
+
+    def _iterate(self, backend: Backend, epoch: int, start: int) -> Generator[Batch, None, None]:
+        source = prefetch(
+            lambda: self._placed(backend, epoch, start), depth=self._num_prefetch, stall_timeout=self._stall_timeout
+        )
+        try:
+            for plan, images, labels, ready in source:
+                if ready is not None:
+                    ready.wait(torch.cuda.current_stream(self._placement.device))
+                    for tensor in (*images, labels):
+                        tensor.record_stream(torch.cuda.current_stream(self._placement.device))
+                batch_images: Images = images[0] if len(images) == 1 else images
+                if self._batch_transform is not None:
+                    batch_images, labels = self._transformed(plan, batch_images, labels)
+                self._step = plan.number + 1
+                yield (batch_images, labels, plan) if self._with_spec else (batch_images, labels)
+        finally:
+            source.close()
+        if self._epoch == epoch:  # the user may have called set_epoch meanwhile
+            self._epoch, self._step = epoch + 1, 0
+
+    def _placed(
+        self, backend: Backend, epoch: int, start: int
+    ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.cuda.Event | None]]:
+        """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
+        epoch_plan = self._plan(epoch)
+        plans = (
+            epoch_plan.local(number, rank=self._rank, world_size=self._world_size)
+            for number in range(start, len(epoch_plan))
+        )
+        device = self._placement.device
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        with torch.cuda.stream(stream):
+            for plan, pixels in decode_in_order(backend, self._guard, plans):
+                images = tuple(self._placement.images(tensor) for tensor in pixels)
+                labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
+                yield plan, images, labels, stream.record_event() if stream is not None else None
+
+    def _transformed(self, plan: BatchPlan, images: Images, labels: torch.Tensor) -> tuple[Images, torch.Tensor]:
+        assert self._batch_transform is not None
+        seed = np.random.SeedSequence([self._seed, plan.epoch, plan.number, self._rank]).generate_state(1, np.uint64)
+        device = self._placement.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seed[0]) >> 1)
+            return self._batch_transform(images, labels)
+
+    def _make_plan(self, epoch: int) -> EpochPlan:
+        largest = self._dataset.levels[0]
+        common: dict[str, Any] = {
+            "heights": largest.heights,
+            "widths": largest.widths,
+            "batch_size": self._batch_size,
+            "crop": self._crop,
+            "epoch": epoch,
+            "seed": self._seed,
+        }
+        if not self._training:
+            return plan_evaluation(self._schedule, **common)
+        plan = plan_epoch(self._schedule, flip_probability=self._flip_probability, **common)
+        _check_divisible(set(plan.steps), self._world_size)
+        return plan
+
+    # Ending
+
+    def close(self) -> None:
+        """Stop decoding and release threads, engine and memory map. Safe to call twice."""
+        self._stop()
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+            self._dataset.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        """End an iteration that was left in its midst."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _open_backend(self) -> Backend:
+        if self._backend is None:
+            raise ValueError("The loader must be open; it was closed. Build a new one.")
+        return self._backend
+
+
+class EpochSetter:
+    """What trainers expect of a sampler: a length and ``set_epoch``."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    @property
+    def sampler(self) -> EpochSetter:
+        """Itself: some trainers look for ``batch_sampler.sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """See :meth:`Loader.set_epoch`."""
+        self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"`rank` and `world_size` must be given together; got {rank} and {world_size}.")
+    if rank is None or world_size is None:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if not 0 <= rank < world_size:
+        raise ValueError(f"`rank` must be in 0..world_size - 1; got rank {rank} of {world_size}.")
+    return rank, world_size
+
+
+def _check_arguments(
+    schedule: Schedule,
+    batch_size: int,
+    training: bool,
+    seed: int,
+    flip_probability: float,
+    world_size: int,
+    num_prefetch: int,
+) -> None:
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
+    if training:
+        _check_divisible({Step(schedule.sizes[:1], batch_size)}, world_size)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"`seed` must be in 0..2**64 - 1; got {seed}.")
+    if not 0.0 <= flip_probability <= 1.0:
+        raise ValueError(f"`flip_probability` must be in 0..1; got {flip_probability}.")
+    if num_prefetch < 1:
+        raise ValueError(f"`num_prefetch` must be at least 1; got {num_prefetch}.")
+
+
+def _check_divisible(steps: set[Step], world_size: int) -> None:
+    for step in steps:
+        if step.batch_size % world_size:
+            lower = step.batch_size // world_size * world_size
+            raise ValueError(
+                f"`batch_size` must be a multiple of the number of ranks ({world_size}) at every step; got "
+                f"{step.batch_size} at {step.sizes} px. Try {lower or world_size} or {lower + world_size}."
+            )

@@ -1,0 +1,120 @@
+"""A background thread that stays a few items ahead, and never leaves its consumer waiting for ever."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from respipe.errors import WorkerLostError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long one side of the queue sleeps before it looks whether the other side is still there.
+_POLL_SECONDS = 0.2
+# How long a thread that was told to stop may take to finish the batch it is working on.
+_JOIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+
+
+class _End:
+    pass
+
+
+def prefetch(produce: Callable[[], Iterator[T]], *, depth: int, stall_timeout: float) -> Generator[T, None, None]:
+    """Run an iterator in a thread of its own, up to ``depth`` items ahead.
+
+    The thread starts when the first item is asked for, and ends when the items are used up, the generator is closed
+    or dropped, or ``produce`` raises, which the consumer then sees at the item where it happened.
+
+    Args:
+        produce: makes the iterator; called in the thread, which also closes the iterator.
+        depth: finished items that may wait for the consumer.
+        stall_timeout: seconds without a new item after which the thread is given up.
+
+    Raises:
+        WorkerLostError: the thread died, or made no progress for ``stall_timeout`` seconds.
+    """
+    items: queue.Queue[_Item[T] | _Raised | _End] = queue.Queue(depth)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_run, args=(produce, items, stopped), name="respipe-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = _next_item(items, thread, stall_timeout)
+            if isinstance(item, _End):
+                return
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item.value
+    finally:
+        stopped.set()
+        # A thread that hangs in an engine cannot be ended; it is a daemon and is left behind.
+        thread.join(timeout=_JOIN_SECONDS)
+        if thread.is_alive():
+            logger.error("The prefetch thread did not end within %g s and is left behind.", _JOIN_SECONDS)
+
+
+def _run(
+    produce: Callable[[], Iterator[T]], items: queue.Queue[_Item[T] | _Raised | _End], stopped: threading.Event
+) -> None:
+    """Body of the thread: every way out except a stop puts something into the queue."""
+    try:
+        iterator = produce()
+        try:
+            for value in iterator:
+                if not _put(items, _Item(value), stopped):
+                    return
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
+        _put(items, _End(), stopped)
+    except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+        _put(items, _Raised(error), stopped)
+
+
+def _put(
+    items: queue.Queue[_Item[T] | _Raised | _End], item: _Item[T] | _Raised | _End, stopped: threading.Event
+) -> bool:
+    """Wait for room in the queue; False where the consumer has gone."""
+    while not stopped.is_set():
+        try:
+            items.put(item, timeout=_POLL_SECONDS)
+        except queue.Full:
+            continue
+        return True
+    return False
+
+
+def _next_item(
+    items: queue.Queue[_Item[T] | _Raised | _End], thread: threading.Thread, stall_timeout: float
+) -> _Item[T] | _Raised | _End:
+    deadline = time.monotonic() + stall_timeout
+    while True:
+        alive = thread.is_alive()
+        try:
+            return items.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            # `alive` was read before the wait, so that an item put just before the thread ended is not missed.
+            if not alive:
+                raise WorkerLostError("The thread that decodes batches has died without saying why.") from None
+            if time.monotonic() > deadline:
+                raise WorkerLostError(
+                    f"No batch arrived within {stall_timeout:g} s. The storage may be stalled; pass a larger "
+                    "`stall_timeout` if it is merely slow."
+                ) from None

@@ -1,0 +1,65 @@
+"""Where a loader stands: five small values, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from respipe.errors import StateMismatchError
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderState:
+    """The position after the last batch that the user received.
+
+    Args:
+        version: of this format.
+        seed: of the loader.
+        epoch: number of the epoch, from 0.
+        step: batches of that epoch already received.
+        fingerprint: schedule, batch size, crops and data, in words, so that a mismatch explains itself.
+    """
+
+    version: int = VERSION
+    seed: int
+    epoch: int
+    step: int
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for any checkpoint format."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(state: Mapping[str, Any], *, seed: int, fingerprint: str) -> LoaderState:
+        """Read a saved state and compare it with the loader that is to continue from it.
+
+        Raises:
+            StateMismatchError: it belongs to another format version, seed, schedule or dataset.
+        """
+        names = {field.name for field in fields(LoaderState)}
+        if set(state) != names:
+            raise StateMismatchError(
+                f"A loader state has the keys {sorted(names)}; found {sorted(state)}. "
+                "Pass what `Loader.state_dict()` returned."
+            )
+        expected = {"version": VERSION, "seed": seed, "fingerprint": fingerprint}
+        differing = [name for name, value in expected.items() if state[name] != value]
+        if differing:
+            sides = "\n".join(
+                f"  {name}:\n    saved:  {state[name]!r}\n    loader: {expected[name]!r}" for name in differing
+            )
+            raise StateMismatchError(
+                f"The saved state belongs to another run. They differ in\n{sides}\n"
+                "Build the loader with the saved values to continue that run, or do not load the state to start anew."
+            )
+        if not (isinstance(state["epoch"], int) and isinstance(state["step"], int)) or min(
+            state["epoch"], state["step"]
+        ) < 0:
+            raise StateMismatchError(
+                f"`epoch` and `step` must be integers of at least 0; found {state['epoch']!r} and {state['step']!r}."
+            )
+        return LoaderState(**state)
