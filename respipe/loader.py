@@ -6,8 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from respipe.corruption import CorruptionGuard, OnCorrupt
 from respipe.decoding import decode_in_order
 from respipe.placement import Normalize, Placement
 from respipe.prefetch import prefetch
-from respipe.sampling.crops import CenterCrop, Crop, RandomResizedCrop
+from respipe.sampling import CenterCrop, Crop, RandomResizedCrop
 from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
 from respipe.sampling.plan import BatchPlan
 from respipe.schedules.step import Schedule, Step
@@ -28,7 +27,8 @@ from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
 
 Images = torch.Tensor | tuple[torch.Tensor, ...]
-Batch = tuple[Images, torch.Tensor] | tuple[Images, torch.Tensor, BatchPlan]
+# (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
+Batch = tuple[Any, ...]
 BatchTransform = Callable[[Any, torch.Tensor], tuple[Any, torch.Tensor]]
 
 
@@ -243,14 +243,12 @@ class Loader:
         try:
             for plan, images, labels, ready in source:
                 if ready is not None:
-                    ready.wait(torch.cuda.current_stream(self._placement.device))
-                    for tensor in (*images, labels):
-                        tensor.record_stream(torch.cuda.current_stream(self._placement.device))
-                batch_images: Images = images[0] if len(images) == 1 else images
+                    _hand_over((*images, labels), ready)
+                batch: Batch = (images[0] if len(images) == 1 else images, labels)
                 if self._batch_transform is not None:
-                    batch_images, labels = self._transformed(plan, batch_images, labels)
+                    batch = self._transformed(plan, *batch)
                 self._step = plan.number + 1
-                yield (batch_images, labels, plan) if self._with_spec else (batch_images, labels)
+                yield (*batch, plan) if self._with_spec else batch
         finally:
             source.close()
         if self._epoch == epoch:  # the user may have called set_epoch meanwhile
@@ -258,7 +256,7 @@ class Loader:
 
     def _placed(
         self, backend: Backend, epoch: int, start: int
-    ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.cuda.Event | None]]:
+    ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         epoch_plan = self._plan(epoch)
         plans = (
@@ -307,7 +305,7 @@ class Loader:
             self._backend = None
             self._dataset.close()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -344,6 +342,14 @@ class EpochSetter:
         return len(self._loader)
 
 
+def _hand_over(tensors: tuple[torch.Tensor, ...], ready: torch.Event) -> None:
+    """Let the consumer's stream wait for the copy, and the allocator for the consumer before it reuses the memory."""
+    stream = torch.cuda.current_stream(tensors[0].device)
+    ready.wait(stream)
+    for tensor in tensors:
+        tensor.record_stream(stream)
+
+
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ValueError(f"`rank` and `world_size` must be given together; got {rank} and {world_size}.")
@@ -366,9 +372,7 @@ def _check_arguments(
     num_prefetch: int,
 ) -> None:
     if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}."
-        )
+        raise TypeError(f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}.")
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
     if training:

@@ -36,7 +36,9 @@ class Placement:
 
     def __post_init__(self) -> None:
         if isinstance(self.normalize, str) and self.normalize not in PRESETS:
-            raise ValueError(f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {self.normalize!r}.")
+            raise ValueError(
+                f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {self.normalize!r}."
+            )
         if self.dtype == torch.uint8 and self.normalize is not None:
             raise ValueError(
                 f"`dtype` must be floating where images are normalised; got {self.dtype} with normalize="

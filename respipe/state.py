@@ -56,9 +56,10 @@ class LoaderState:
                 f"The saved state belongs to another run. They differ in\n{sides}\n"
                 "Build the loader with the saved values to continue that run, or do not load the state to start anew."
             )
-        if not (isinstance(state["epoch"], int) and isinstance(state["step"], int)) or min(
-            state["epoch"], state["step"]
-        ) < 0:
+        if (
+            not (isinstance(state["epoch"], int) and isinstance(state["step"], int))
+            or min(state["epoch"], state["step"]) < 0
+        ):
             raise StateMismatchError(
                 f"`epoch` and `step` must be integers of at least 0; found {state['epoch']!r} and {state['step']!r}."
             )

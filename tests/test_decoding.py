@@ -37,9 +37,7 @@ def guard(
     return CorruptionGuard(dataset, on_corrupt=on_corrupt, budget=budget, training=training, level_margin=1.0)
 
 
-def decode(
-    dataset: MemoryDataset, corruption_guard: CorruptionGuard
-) -> list[tuple[list[int], torch.Tensor]]:
+def decode(dataset: MemoryDataset, corruption_guard: CorruptionGuard) -> list[tuple[list[int], torch.Tensor]]:
     backend = ReferenceBackend(dataset, num_threads=2)
     try:
         decoded = decode_in_order(backend, corruption_guard, plans(dataset))

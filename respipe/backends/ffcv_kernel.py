@@ -28,9 +28,7 @@ def _ffcv_library() -> ctypes.CDLL:
 
 
 # A symbol that the linker resolves keeps the compiled loop cacheable on disk; a ctypes pointer would not.
-llvmlite.binding.add_symbol(
-    "respipe_ffcv_imdecode", ctypes.cast(_ffcv_library().imdecode, ctypes.c_void_p).value or 0
-)
+llvmlite.binding.add_symbol("respipe_ffcv_imdecode", ctypes.cast(_ffcv_library().imdecode, ctypes.c_void_p).value or 0)
 # Returns 0 on success. Arguments: source and its length, height and width to decode to, destination, crop height and
 # width, crop offsets x and y, scale numerator and denominator, whether to crop, whether to flip.
 _imdecode = types.ExternalFunction(

@@ -94,9 +94,7 @@ def corrupt_image(dataset: Dataset, index: int, level: int, reason: str) -> Corr
     )
 
 
-def crop_and_resize(
-    image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *, size: int, flip: bool
-) -> np.ndarray:
+def crop_and_resize(image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *, size: int, flip: bool) -> np.ndarray:
     """Crop an RGB image to a box and resize it: the definition that every backend follows.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,9 +32,7 @@ class ThreadedBatches:
     def submit(self, outputs: tuple[torch.Tensor, ...], num_images: int, decode: DecodeRange) -> None:
         """Queue a batch: ``decode(start, stop)`` fills those images of ``outputs``, from several threads at once."""
         edges = np.linspace(0, num_images, min(self._num_threads, num_images) + 1).astype(int).tolist()
-        futures = [
-            self._pool.submit(decode, start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        ]
+        futures = [self._pool.submit(decode, start, stop) for start, stop in pairwise(edges)]
         self._batches.append((outputs, futures))
 
     def collect(self) -> tuple[torch.Tensor, ...]:

@@ -24,7 +24,9 @@ def resized(image: np.ndarray, box: np.ndarray, *, size: int, flip: bool) -> np.
 
 @settings(max_examples=200, deadline=None)
 @given(height=side, width=side, size=st.integers(1, 70), flip=st.booleans(), data=st.data())
-def test_equals_pillow_to_within_one_grey_level(height: int, width: int, size: int, flip: bool, data: st.DataObject) -> None:
+def test_equals_pillow_to_within_one_grey_level(
+    height: int, width: int, size: int, flip: bool, data: st.DataObject
+) -> None:
     image = smooth_image(height, width, seed=height * 100 + width)
     fraction = st.floats(0, 1, width=32)
     box_height, box_width = (max(1.0, data.draw(fraction) * length) for length in (height, width))
