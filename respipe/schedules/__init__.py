@@ -1,0 +1,10 @@
+"""When each image size is used: every schedule decides the steps of a run ahead of time, as plain data."""
+
+from __future__ import annotations
+
+from respipe.schedules.constant import Constant
+from respipe.schedules.progressive import Progressive
+from respipe.schedules.step import Schedule, Step
+from respipe.schedules.trd import TRD
+
+__all__ = ["TRD", "Constant", "Progressive", "Schedule", "Step"]

@@ -1,0 +1,42 @@
+"""Checks that the fields of every schedule share."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import SupportsIndex
+
+
+def check_int(name: str, value: object, *, least: int) -> int:
+    """``value`` as a Python integer, so that schedules built from NumPy or YAML numbers compare and print alike.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}. Pass a whole number from {least}.")
+    number = value.__index__()
+    if number < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {number}. Pass a larger number.")
+    return number
+
+
+def check_probability(name: str, value: object) -> float:
+    """``value`` as a float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it lies outside [0, 1].
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number; got {value!r}. Pass one from 0 to 1.")
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"`{name}` must lie between 0 and 1; got {number}. Pass a probability, not a percentage.")
+    return number
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}; got {value!r}. Pass one of them.")

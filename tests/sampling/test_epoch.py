@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from respipe.rng import Stream, draws
+from respipe.sampling import (
+    BatchPlan,
+    CenterCrop,
+    EpochPlan,
+    RandomCrop,
+    RandomResizedCrop,
+    WholeImage,
+    images,
+    plan_epoch,
+    plan_evaluation,
+)
+from respipe.schedules import TRD, Constant, Schedule, Step
+
+N = 103
+rng = np.random.default_rng(0)
+HEIGHTS = rng.integers(40, 90, N, dtype=np.int32)
+WIDTHS = rng.integers(40, 90, N, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """Steps that differ in size, batch size and duplicates; one of several sizes."""
+
+    base_size: int = 64
+    sizes: tuple[int, ...] = (64, 48, 32)
+
+    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
+        return [
+            Step((64,), batch_size),
+            Step((32,), 2 * batch_size, duplicates=3),
+            Step((48, 64), batch_size, duplicates=2),
+            Step((32,), batch_size, mode="low"),
+        ]
+
+
+def plan(schedule: Schedule | None = None, **changes: Any) -> EpochPlan:
+    arguments: dict[str, Any] = {
+        "epoch": 2,
+        "seed": 5,
+        "heights": HEIGHTS,
+        "widths": WIDTHS,
+        "batch_size": 8,
+        "crop": RandomResizedCrop(),
+        "flip_probability": 0.5,
+        "shuffle": True,
+    }
+    return plan_epoch(schedule or Constant(64), **(arguments | changes))
+
+
+def same(a: BatchPlan, b: BatchPlan) -> bool:
+    return (
+        (a.step, a.epoch, a.number) == (b.step, b.epoch, b.number)
+        and np.array_equal(a.indices, b.indices)
+        and np.array_equal(a.boxes, b.boxes)
+        and np.array_equal(a.flips, b.flips)
+    )
+
+
+def images_by_address(plan: EpochPlan) -> dict[tuple[int, int], tuple[list[float], bool]]:
+    """Box and flip of every image, by sample number and copy number."""
+    found: dict[tuple[int, int], tuple[list[float], bool]] = {}
+    for batch in plan:
+        for row, index in enumerate(batch.indices.tolist()):
+            copy = row % batch.step.duplicates
+            assert (index, copy) not in found
+            found[index, copy] = batch.boxes[row].tolist(), bool(batch.flips[row])
+    return found
+
+
+def test_epoch_visits_samples_at_most_once_in_random_order() -> None:
+    indices = np.concatenate([batch.indices for batch in plan()])
+    assert len(plan()) == 12
+    assert indices.dtype == np.int64
+    assert len(set(indices.tolist())) == 96
+    assert set(indices.tolist()) <= set(range(N))
+    assert indices.tolist() != sorted(indices.tolist())
+
+
+def test_epoch_without_shuffling_visits_the_first_samples_in_order() -> None:
+    assert np.concatenate([batch.indices for batch in plan(shuffle=False)]).tolist() == list(range(96))
+
+
+def test_batches_know_their_place() -> None:
+    uneven = Uneven()
+    for number, batch in enumerate(plan(uneven)):
+        assert (batch.number, batch.epoch) == (number, 2)
+        assert batch.step == uneven.steps(2, num_samples=N, batch_size=8)[number]
+        assert len(batch) == batch.step.num_images
+
+
+def test_copies_of_a_sample_are_adjacent_and_differ() -> None:
+    batch = plan(Uneven())[1]
+    grouped = batch.indices.reshape(-1, 3)
+    assert (grouped == grouped[:, :1]).all()
+    assert len(set(grouped[:, 0].tolist())) == 16
+    boxes = batch.boxes.reshape(-1, 3, 4)
+    assert (boxes[:, 0] != boxes[:, 1]).any(axis=1).all()
+    assert (boxes[:, 0] != boxes[:, 2]).any(axis=1).all()
+
+
+def test_box_and_flip_come_from_the_samples_own_draws() -> None:
+    for (index, copy), (box, flip) in images_by_address(plan(Uneven())).items():
+
+        def uniforms(stream: Stream, word: int, index: int = index, copy: int = copy) -> NDArray[np.float64]:
+            return draws(5, stream, epoch=2, start=index, count=1, word=word, duplicate=copy)
+
+        rows = slice(index, index + 1)
+        expected = RandomResizedCrop().boxes(
+            HEIGHTS[rows], WIDTHS[rows], size=64, draws=lambda word, uniforms=uniforms: uniforms(Stream.CROP, word)
+        )
+        assert box == expected[0].tolist()
+        assert flip == (uniforms(Stream.FLIP, 0)[0, 0] < 0.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shuffle": False},
+        {"batch_size": 31},
+        {"schedule": TRD(128, 32, 0.5, unit="step")},
+        {"heights": HEIGHTS[:60], "widths": WIDTHS[:60]},
+    ],
+    ids=str,
+)
+def test_box_and_flip_depend_on_nothing_else(changes: dict[str, Any]) -> None:
+    ours, others = images_by_address(plan()), images_by_address(plan(**changes))
+    shared = ours.keys() & others.keys()
+    assert len(shared) > 30
+    assert all(ours[address] == others[address] for address in shared)
+
+
+def test_plan_is_the_same_for_any_block_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list(plan(Uneven()))
+    monkeypatch.setattr(images, "_BLOCK", 7)
+    assert all(same(a, b) for a, b in zip(plan(Uneven()), expected, strict=True))
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"epoch": 3}], ids=str)
+def test_seed_and_epoch_change_order_boxes_and_flips(change: dict[str, Any]) -> None:
+    ours, others = plan(), plan(**change)
+    assert ours.samples.tolist() != others.samples.tolist()
+    ours, others = plan(shuffle=False), plan(shuffle=False, **change)
+    assert (ours.boxes != others.boxes).any(axis=1).mean() > 0.9
+    assert 0.3 < (ours.flips != others.flips).mean() < 0.7
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(0, 0, 0), (1, 1, 1), (0.25, 0.21, 0.29)])
+def test_flips_have_the_given_probability(probability: float, low: float, high: float) -> None:
+    side = np.full(2000, 8)
+    flips = plan(heights=side, widths=side, crop=WholeImage(), flip_probability=probability).flips
+    assert low <= flips.mean() <= high
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1])
+def test_flip_probability_is_checked(probability: float) -> None:
+    with pytest.raises(ValueError, match="`flip_probability` must lie between 0 and 1"):
+        plan(flip_probability=probability)
+
+
+def test_crop_is_told_the_largest_size_of_each_step() -> None:
+    sizes = [64, 32, 64, 32]
+    for batch, size in zip(plan(Uneven(), crop=CenterCrop()), sizes, strict=True):
+        expected = CenterCrop().boxes(
+            HEIGHTS[batch.indices], WIDTHS[batch.indices], size=size, draws=lambda word: np.zeros((0, 4))
+        )
+        assert np.array_equal(batch.boxes, expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_ranks_together_hold_the_global_batch(world_size: int) -> None:
+    epoch = plan(Uneven())
+    for number, batch in enumerate(epoch):
+        parts = [epoch.local(number, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert {len(part) for part in parts} == {len(batch) // world_size}
+        assert all(part.step == batch.step for part in parts)
+        assert np.concatenate([part.indices for part in parts]).tolist() == batch.indices.tolist()
+        assert np.concatenate([part.boxes for part in parts]).tolist() == batch.boxes.tolist()
+        assert np.concatenate([part.flips for part in parts]).tolist() == batch.flips.tolist()
+
+
+def test_ranks_get_all_copies_of_a_sample() -> None:
+    part = plan(Uneven()).local(1, rank=1, world_size=4)
+    assert np.bincount(part.indices)[np.unique(part.indices)].tolist() == [3] * 4
+
+
+@pytest.mark.parametrize("number", [-1, 12])
+def test_steps_outside_the_epoch_are_refused(number: int) -> None:
+    with pytest.raises(IndexError, match="must be a step from 0 to 11"):
+        plan()[number]
+
+
+def test_dataset_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="`batch_size` must be at most"):
+        plan(batch_size=N + 1)
+
+
+@given(num_samples=st.integers(1, 60), batch_size=st.integers(1, 20), world_size=st.integers(1, 7))
+def test_evaluation_sees_every_sample_once(num_samples: int, batch_size: int, world_size: int) -> None:
+    heights, widths = HEIGHTS[:num_samples], WIDTHS[:num_samples]
+    evaluation = plan_evaluation(Constant(32), heights=heights, widths=widths, batch_size=batch_size, crop=CenterCrop())
+    assert len(evaluation) == -(-num_samples // batch_size)
+    seen: list[int] = []
+    for number, batch in enumerate(evaluation):
+        parts = [evaluation.local(number, rank=rank, world_size=world_size) for rank in range(world_size)]
+        lengths = [len(part) for part in parts]
+        assert max(lengths) - min(lengths) <= 1
+        assert sum(lengths) == len(batch) == batch.step.batch_size
+        seen += [index for part in parts for index in part.indices.tolist()]
+        assert not batch.flips.any()
+    assert seen == list(range(num_samples))
+
+
+def test_evaluation_crops_by_the_steps_size() -> None:
+    evaluation = plan_evaluation(Constant(32), heights=HEIGHTS, widths=WIDTHS, batch_size=50, crop=CenterCrop())
+    expected = CenterCrop().boxes(HEIGHTS, WIDTHS, size=32, draws=lambda word: np.zeros((0, 4)))
+    assert np.array_equal(evaluation.boxes, expected)
+
+
+@pytest.mark.parametrize("schedule", [Uneven(), pytest.param(None, id="short")])
+def test_evaluation_refuses_schedules_that_change_the_batch(schedule: Schedule | None) -> None:
+    class Short(Uneven):
+        def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
+            return [Step((64,), batch_size)] * (num_samples // batch_size - 1)
+
+    with pytest.raises(ValueError, match="`schedule` must have 13 steps of 8 samples without duplicates"):
+        plan_evaluation(schedule or Short(), heights=HEIGHTS, widths=WIDTHS, batch_size=8, crop=CenterCrop())
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 4), (4, 0)])
+def test_evaluation_of_nothing_is_refused(num_samples: int, batch_size: int) -> None:
+    side = HEIGHTS[:num_samples]
+    with pytest.raises(ValueError, match="`batch_size` must be at"):
+        plan_evaluation(Constant(32), heights=side, widths=side, batch_size=batch_size, crop=CenterCrop())
+
+
+def digest(epoch: EpochPlan) -> str:
+    parts = (epoch.samples.astype("<i8"), epoch.boxes.astype("<f8"), epoch.flips)
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": Constant(64)}, "4b7697b8b0450069"),
+        ({"schedule": Uneven(), "crop": RandomResizedCrop(scale=(0.3, 1), ratio=(0.2, 7))}, "31d40390a7e939d8"),
+        ({"schedule": Uneven(), "crop": RandomCrop(32, padding=4)}, "9993de0f3272ba43"),
+    ],
+    ids=["resized", "wide", "padded"],
+)
+def test_plans_are_the_same_on_every_machine(changes: dict[str, Any], expected: str) -> None:
+    assert digest(plan(**changes)) == expected
