@@ -1,0 +1,25 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout, and nothing else there.")]
+
+
+def parse_integers(text: str) -> tuple[int, ...]:
+    """Positive integers separated by commas."""
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in numbers):
+        raise typer.BadParameter(f"must be positive whole numbers separated by commas; got {text!r}.")
+    return tuple(int(part) for part in numbers)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise typer.BadParameter(f"must be names separated by commas; got {text!r}.")
+    return names

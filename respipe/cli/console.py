@@ -1,0 +1,111 @@
+"""What the commands write: reports and JSON to stdout; progress, logs and errors to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+ProgressCallback = Callable[[int, int], None]
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def write_json(report: Mapping[str, Any]) -> None:
+    """Write a report to stdout as JSON, in ASCII so that any terminal or pipe takes it."""
+    sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def write_line(text: str = "", *, style: str = "") -> None:
+    """Write a line to stdout, with every unprintable character escaped."""
+    _stdout().print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+    """Write a table to stdout: the columns named in ``left`` aligned to the left, the others, numbers, to the right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _stdout().print(table)
+
+
+def show_error(message: str) -> None:
+    """Write an error to stderr as one line."""
+    text = Text.assemble(("Error: ", "bold red"), printable(" ".join(message.split())))
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and undecodable bytes escaped: file names may hold either."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Generator[ProgressCallback]:
+    """A callback ``(done, total)`` that draws a bar on stderr, or now and then a line where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _occasional_lines(title)
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _occasional_lines(title: str) -> ProgressCallback:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            sys.stderr.write(f"{title}: {done:,} of {total:,}\n")
+
+    return report
+
+
+@contextlib.contextmanager
+def logs_on_stderr(level: int) -> Generator[None]:
+    """Show respipe's log messages on stderr."""
+    logger = logging.getLogger("respipe")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    previous = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(previous)
+
+
+def count(number: int) -> str:
+    """A count with thousands separated."""
+    return f"{number:,}"
+
+
+def num_bytes(number: float) -> str:
+    """An amount of bytes in a unit that leaves at most four digits before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} TB"
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)

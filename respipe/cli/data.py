@@ -1,0 +1,189 @@
+"""``respipe convert``, ``verify`` and ``inspect``: making a ``.beton`` and looking into it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from respipe.cli.arguments import AsJson, parse_integers
+from respipe.cli.console import num_bytes, progress, show_error, write_json, write_line, write_table
+
+if TYPE_CHECKING:
+    from respipe.conversion import ConversionReport, DamagedImage, Inspection, SampleNote, VerificationReport
+
+_MOST_LISTED = 20
+
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: one per core; 0: none but this one.")]
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder with one subfolder per class, or a .beton file.")],
+    target: Annotated[Path, typer.Argument(help="The .beton file to make.")],
+    levels: Annotated[
+        Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Longest side of each stored size in pixels.")
+    ] = "512,256,128",
+    quality: Annotated[int, typer.Option(help="Of re-encoded JPEGs, 1 to 100.")] = 90,
+    subsampling: Annotated[str, typer.Option(help="Of colour in re-encoded JPEGs: 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
+    workers: Workers = None,
+    allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store images at several sizes in one .beton file. Run the same again to go on after an interruption."""
+    from respipe.conversion import TooManyCorruptError
+    from respipe.conversion import convert as convert_images
+
+    options: dict[str, Any] = {"levels": levels, "quality": quality, "subsampling": subsampling}
+    error: TooManyCorruptError | None = None
+    try:
+        with progress("converting") as on_progress:
+            report = convert_images(
+                source,
+                target,
+                **options,
+                num_workers=workers,
+                allow_corrupt=allow_corrupt,
+                overwrite=overwrite,
+                progress=on_progress,
+            )
+    except TooManyCorruptError as too_many:
+        report, error = too_many.report, too_many
+    if as_json:
+        write_json({**report.to_dict(), "error": None if error is None else str(error)})
+    else:
+        _show_conversion(report, finished=error is None)
+    if error is not None:
+        show_error(str(error))
+        raise typer.Exit(1)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image too.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for damaged images; the exit status is 1 if there are any."""
+    from respipe.conversion import verify as verify_images
+
+    with progress("verifying") as on_progress:
+        report = verify_images(path, decode=decode, num_workers=workers, progress=on_progress)
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        _show_verification(report)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a .beton file or a class folder holds."""
+    from respipe.conversion import inspect as inspect_dataset
+
+    report = inspect_dataset(path)
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        _show_inspection(report)
+
+
+def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
+    parts = [f"{report.num_samples:,} samples"]
+    if report.num_resumed:
+        parts.append(f"{report.num_resumed:,} of them in an earlier run")
+    if report.num_resumed < report.num_samples:
+        parts.append(f"{report.images_per_second:,.0f} images/s for {report.seconds:,.1f} s")
+    write_line(", ".join(parts), style="bold")
+    write_line(
+        f"{report.num_kept:,} images kept as they were, {report.num_reencoded:,} re-encoded, "
+        f"{report.num_corrupt:,} left out as undecodable"
+    )
+    if report.traits:
+        write_line()
+        write_table(("found", "images"), [(trait, f"{n:,}") for trait, n in report.traits.items()], left=("found",))
+    write_line()
+    write_table(
+        ("level", "longest side", "images", "size", "per image"),
+        [
+            (
+                level.name,
+                f"{level.longest_side} px",
+                f"{level.num_images:,}",
+                num_bytes(level.num_bytes),
+                num_bytes(level.num_bytes / max(level.num_images, 1)),
+            )
+            for level in report.levels
+        ],
+        left=("level",),
+    )
+    _list("Left out", report.quarantined)
+    _list("Decoded, although the decoder complained", report.warned)
+    if finished:
+        target = shlex.quote(report.target)
+        write_line()
+        write_line(f"Wrote {report.target} ({num_bytes(Path(report.target).stat().st_size)}). Next:", style="bold")
+        for command in ("inspect", "verify", "bench"):
+            write_line(f"  respipe {command} {target}")
+
+
+def _show_verification(report: VerificationReport) -> None:
+    how = "their checksums" if report.has_checksums else "their headers"
+    how = f"{how}, and decoded" if report.decoded and report.kind == "beton" else "decoded" if report.decoded else how
+    checked = how if how == "decoded" else f"compared with {how}"
+    write_line(
+        f"{report.path}: {report.num_images:,} images of {report.num_samples:,} samples {checked} "
+        f"in {report.seconds:,.1f} s",
+        style="bold",
+    )
+    _list("Damaged", report.damaged)
+    _list("Decoded, although the decoder complained", report.warned)
+    write_line(f"{len(report.damaged):,} images are damaged." if report.damaged else "No damage found.")
+
+
+def _show_inspection(report: Inspection) -> None:
+    made_by = f" written by {report.writer}" if report.writer else ""
+    write_line(f"{report.path}: {report.kind}{made_by}, {num_bytes(report.num_bytes)}", style="bold")
+    classes = f"{len(report.classes):,} classes" if report.classes else f"{report.num_labels:,} distinct labels"
+    write_line(f"{report.num_samples:,} samples, {classes}, {'with' if report.has_checksums else 'without'} checksums")
+    write_line()
+    write_table(
+        ("level", "images", "median size", "sides", "size", "per image", "raw"),
+        [
+            (
+                level.name,
+                f"{level.num_images:,}",
+                f"{level.median_width:.0f} x {level.median_height:.0f} px",
+                f"{level.smallest_side} to {level.largest_side} px",
+                num_bytes(level.num_bytes),
+                num_bytes(level.bytes_per_image),
+                f"{level.raw_share:.0%}",
+            )
+            for level in report.levels
+        ],
+        left=("level",),
+    )
+    for title, values in (("settings", report.settings), ("source", report.source)):
+        if values:
+            write_line(f"{title}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+    write_line(f"fingerprint: {report.fingerprint}")
+
+
+def _list(title: str, notes: Sequence[SampleNote] | Sequence[DamagedImage]) -> None:
+    if not notes:
+        return
+    write_line()
+    write_line(f"{title}: {len(notes):,}", style="bold")
+    write_table(
+        ("sample", "level", "name", "what is wrong"),
+        [(f"{note.index}", getattr(note, "level", "source"), note.name, note.reason) for note in notes[:_MOST_LISTED]],
+        left=("level", "name", "what is wrong"),
+    )
+    if len(notes) > _MOST_LISTED:
+        write_line(f"and {len(notes) - _MOST_LISTED:,} more; --json lists all")

@@ -1,0 +1,95 @@
+"""``respipe plan``: what a schedule will do and what it costs, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from respipe.cli.arguments import AsJson
+from respipe.cli.console import write_json, write_line, write_table
+
+IMAGENET_SAMPLES = 1_281_167
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE_OR_SCHEDULE",
+        help="A recipe (a YAML file, or its name in pipelines/recipes), or a schedule such as 'TRD(224, 112, 0.5)'.",
+    ),
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Length of the run. Default: the recipe's, else 90.", show_default=False)
+]
+NumSamples = Annotated[int, typer.Option(min=1, help="Samples in the dataset. Default: as many as ImageNet has.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Global batch size. Default: the recipe's, else 256.", show_default=False)
+]
+
+
+def plan(
+    source: Source,
+    epochs: Epochs = None,
+    num_samples: NumSamples = IMAGENET_SAMPLES,
+    batch_size: BatchSize = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model on which the cost is counted: a torchvision name, timm:NAME or cifar:resnetDEPTH. "
+            "Default: the recipe's, else resnet50.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a schedule's epochs, sizes, steps and cost."""
+    from respipe.cli.outline import read_outline
+    from respipe.cli.plan_report import plan_report
+
+    outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)
+    report = plan_report(replace(outline, model=model, model_options={}) if model else outline)
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    write_line(report["schedule"], style="bold")
+    write_line(
+        f"{report['num_epochs']} epochs of {report['num_samples']:,} samples in batches of {report['batch_size']} "
+        f"at {report['base_size']} px: {report['num_steps']:,} steps"
+    )
+    write_line()
+    write_table(
+        ("size", "epochs", "steps", "images", "in epochs"),
+        [
+            (
+                f"{row['size']} px",
+                f"{row['num_epochs']}",
+                f"{row['num_steps']:,}",
+                f"{row['image_share']:.1%}",
+                _show_ranges(row["epochs"]),
+            )
+            for row in report["sizes"]
+        ],
+        left=("in epochs",),
+    )
+    write_line()
+    write_table(
+        ("cost", "GMACs per image", f"of fixed {report['base_size']} px"),
+        [
+            (f"{rule}", f"{cost['gmacs_per_image']:.4g}", f"{cost['relative_to_base_size']:.1%}")
+            for rule, cost in (
+                ("by area", report["cost"]["area"]),
+                (f"counted on {report['model']}", report["cost"]["counted"]),
+            )
+        ],
+        left=("cost",),
+    )
+
+
+def _show_ranges(ranges: list[list[int]], most: int = 12) -> str:
+    texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in ranges]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")

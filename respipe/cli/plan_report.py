@@ -1,0 +1,97 @@
+"""The numbers that ``respipe plan`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.cli.outline import Outline
+from respipe.schedules.usage import Usage, usage
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from respipe.schedules.cost import Macs
+
+
+def plan_report(outline: Outline) -> dict[str, Any]:
+    """Everything that ``respipe plan`` shows, ready for JSON.
+
+    Raises:
+        ValueError: there is no such model, it cannot take one of the sizes, or the dataset holds less than one batch.
+    """
+    from respipe.schedules.cost import by_area, mean_macs
+
+    schedule = outline.schedule
+    run = {name: getattr(outline, name) for name in ("num_epochs", "num_samples", "batch_size")}
+    used = usage(schedule, **run)
+    counted = _counted(outline, used.sizes)
+    costs = {"area": by_area(counted(schedule.base_size), schedule.base_size), "counted": counted}
+    means = {rule: mean_macs(schedule, macs, **run) for rule, macs in costs.items()}
+    return {
+        "source": outline.source,
+        "schedule": repr(schedule),
+        **run,
+        "model": outline.model,
+        "base_size": schedule.base_size,
+        "num_steps": used.num_steps,
+        "sizes": [_size_row(used, column) for column in range(len(used.sizes))],
+        "cost": {
+            rule: {"gmacs_per_image": mean.per_image / 1e9, "relative_to_base_size": mean.relative}
+            for rule, mean in means.items()
+        },
+    }
+
+
+def _size_row(used: Usage, column: int) -> dict[str, Any]:
+    steps, images = used.steps[:, column], used.images[:, column]
+    return {
+        "size": used.sizes[column],
+        "num_epochs": int(np.count_nonzero(steps)),
+        "num_steps": int(steps.sum()),
+        "image_share": float(images.sum() / used.images.sum()),
+        "epochs": _ranges(np.flatnonzero(steps)),
+    }
+
+
+def _ranges(epochs: NDArray[np.int64]) -> list[list[int]]:
+    """Ascending numbers as [first, last] of each unbroken run of them."""
+    runs = np.split(epochs, np.flatnonzero(np.diff(epochs) > 1) + 1)
+    return [[int(run[0]), int(run[-1])] for run in runs if len(run)]
+
+
+def _counted(outline: Outline, sizes: tuple[int, ...]) -> Macs:
+    """The model's cost, already counted at every size."""
+    import torch
+
+    from respipe.schedules.cost import counted
+
+    with torch.device("meta"):
+        macs = counted(_build_model(outline.model, outline.model_options))
+    for size in (outline.schedule.base_size, *sizes):
+        try:
+            macs(size)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"`model` must take images of {size} px; {outline.model} does not: {error}") from error
+    return macs
+
+
+def _build_model(name: str, options: Mapping[str, Any]) -> Module:
+    library, _, model = name.rpartition(":")
+    try:
+        if library == "cifar":
+            from respipe.model.resnet_cifar import ResNetCifar
+
+            return ResNetCifar(int(model.removeprefix("resnet")), **options)
+        if library == "timm":
+            import timm
+
+            return timm.create_model(model, pretrained=False, **options)
+        from torchvision.models import get_model
+
+        return get_model(name, weights=None, **options)
+    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        raise ValueError(f"`model` must be a model that can be built; got {name!r}: {error}") from error

@@ -1,0 +1,65 @@
+"""``respipe plot``: pictures of schedules, of training runs and of benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from respipe.cli.console import write_line
+from respipe.cli.plan import IMAGENET_SAMPLES, BatchSize, Epochs, NumSamples, Source
+
+plot = typer.Typer(no_args_is_help=True, help="Draw a schedule, training runs or a benchmark.")
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Where the picture goes; the suffix decides the format: png, pdf or svg.")
+]
+
+
+@plot.command("schedule")
+def plot_schedule_command(
+    source: Source,
+    output: Output,
+    epochs: Epochs = None,
+    num_samples: NumSamples = IMAGENET_SAMPLES,
+    batch_size: BatchSize = None,
+) -> None:
+    """Draw the sizes of a schedule and its cumulative cost."""
+    from respipe.cli.outline import read_outline
+    from respipe.plots import plot_schedule
+
+    outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)
+    plot_schedule(
+        outline.schedule,
+        num_epochs=outline.num_epochs,
+        path=output,
+        num_samples=outline.num_samples,
+        batch_size=outline.batch_size,
+    )
+    write_line(f"Wrote {output}")
+
+
+@plot.command("run")
+def plot_run_command(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders with a log.jsonl each.")],
+    output: Output,
+) -> None:
+    """Draw loss, accuracy and sizes of training runs, by epoch and by wall time."""
+    from respipe.plots import plot_runs
+
+    plot_runs(run_dirs, output)
+    write_line(f"Wrote {output}")
+
+
+@plot.command("throughput")
+def plot_throughput_command(
+    results: Annotated[Path, typer.Argument(metavar="FILE.json", help="What `respipe bench --json` wrote.")],
+    output: Output,
+) -> None:
+    """Draw images per second against image size from a benchmark's JSON."""
+    from respipe.plots import plot_throughput
+
+    plot_throughput(json.loads(results.read_text(encoding="utf-8")), output)
+    write_line(f"Wrote {output}")

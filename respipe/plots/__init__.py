@@ -1,0 +1,10 @@
+"""Pictures of schedules, batches, training runs and benchmarks. They need the ``plots`` extra, on first use."""
+
+from __future__ import annotations
+
+from respipe.plots.batch import plot_batch
+from respipe.plots.runs import plot_runs
+from respipe.plots.schedule import plot_schedule
+from respipe.plots.throughput import plot_throughput
+
+__all__ = ["plot_batch", "plot_runs", "plot_schedule", "plot_throughput"]

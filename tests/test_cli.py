@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from respipe.cli import app
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def report_of(*arguments: str | Path) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert isinstance(report, dict)
+    return report
+
+
+def error_of(result: Result) -> str:
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+# The command itself
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan", "--help"], ["plot", "run", "--help"]])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    code = """if True:
+        import sys
+        from respipe.cli import main
+        try:
+            main()
+        except SystemExit as end:
+            heavy = {"torch", "numpy", "matplotlib", "nvidia", "ffcv", "numba", "cv2"} & sys.modules.keys()
+            sys.exit(end.code or ", ".join(heavy) or None)
+    """
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "respipe" in process.stdout
+
+
+def test_unencodable_names_are_escaped_instead_of_ending_the_command(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", "from respipe.cli import main; main()", "plan", "bl\u00f6d\u4e2d"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert process.returncode == 2
+    assert "bl\\xf6d\\u4e2d" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["plan"], ["plan", "Constant(8)", "--epochs", "0"], ["plot", "run"]]
+)
+def test_wrong_usage_exits_with_2_and_writes_to_stderr_only(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage" in result.stderr
+
+
+def test_wrong_arguments_are_one_line_without_traceback_and_exit_with_2() -> None:
+    result = run("plan", "TRD(224, 112, 1.5)")
+    assert result.exit_code == 2
+    assert "`participation` must lie between 0 and 1; got 1.5" in error_of(result)
+
+
+def test_unreadable_files_are_one_line_naming_the_file_and_exit_with_1(tmp_path: Path) -> None:
+    result = run("plot", "run", tmp_path / "absent", "--output", tmp_path / "a.png")
+    assert result.exit_code == 1
+    assert str(tmp_path / "absent" / "log.jsonl") in error_of(result)
+
+
+def test_debug_lets_the_exception_through() -> None:
+    result = run("--debug", "plan", "TRD(224, 112, 1.5)")
+    assert isinstance(result.exception, ValueError)
+    assert result.exit_code == 1
+
+
+# plan
+
+
+def test_plan_counts_epochs_steps_and_images_of_each_size() -> None:
+    report = report_of(
+        "plan", "TRD(32, 16, 0.5, draw='alternate')", "--epochs", "5", "--num-samples", "100", "--batch-size", "10"
+    )
+    assert (report["num_epochs"], report["num_samples"], report["batch_size"]) == (5, 100, 10)
+    assert (report["num_steps"], report["base_size"]) == (50, 32)
+    assert report["sizes"] == [
+        {"size": 32, "num_epochs": 2, "num_steps": 20, "image_share": 0.4, "epochs": [[1, 1], [3, 3]]},
+        {"size": 16, "num_epochs": 3, "num_steps": 30, "image_share": 0.6, "epochs": [[0, 0], [2, 2], [4, 4]]},
+    ]
+
+
+def test_plan_relates_cost_by_area_and_counted_to_the_base_size() -> None:
+    cost = report_of("plan", "TRD(64, 32, 0.5, draw='alternate')", "--epochs", "2", "--model", "resnet18")["cost"]
+    assert cost["area"]["relative_to_base_size"] == pytest.approx((1 + 1 / 4) / 2)
+    # Convolutions of a ResNet-18 take exactly a quarter at 32 px, its classifier (0.5 M) takes the same at both sizes.
+    assert 0.625 < cost["counted"]["relative_to_base_size"] < 0.63
+    assert cost["counted"]["gmacs_per_image"] > cost["area"]["gmacs_per_image"]
+
+
+def write_recipe(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+RECIPE = """
+model: {name: "cifar:resnet8", options: {width: 4}}
+schedule: {name: TRD, full_size: 32, reduced_size: 16, participation: 0.5, draw: quota, final_full_epochs: 2}
+epochs: 6
+data: {batch_size: 128}
+"""
+
+
+def test_plan_reads_a_recipe_and_options_overrule_it(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "mine.yaml", RECIPE)
+    report = report_of("plan", recipe)
+    assert (report["num_epochs"], report["batch_size"], report["model"]) == (6, 128, "cifar:resnet8")
+    assert "num_epochs=6" in report["schedule"]
+    overruled = report_of("plan", recipe, "--epochs", "4", "--batch-size", "64", "--model", "resnet18")
+    assert (overruled["num_epochs"], overruled["batch_size"], overruled["model"]) == (4, 64, "resnet18")
+    assert "num_epochs=4" in overruled["schedule"]
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.yaml"])
+def test_plan_finds_a_recipe_by_name_from_a_folder_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = write_recipe(tmp_path / "pipelines" / "recipes" / "mine.yaml", RECIPE)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert report_of("plan", name)["source"] == str(recipe)
+
+
+def test_plan_of_an_unknown_recipe_lists_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(tmp_path / "pipelines" / "recipes" / "mine.yaml", RECIPE)
+    monkeypatch.chdir(tmp_path)
+    result = run("plan", "yours")
+    assert result.exit_code == 2
+    assert "got 'yours'. There are mine." in error_of(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schedule: [1", "not valid YAML"),
+        ("epochs: 3", "mapping with the key 'schedule'"),
+        ("schedule: TRD", "`schedule` must be a mapping; got 'TRD'"),
+        ("schedule: {name: Constant, size: 8}\nepochs: many", "`epochs` must be a whole number from 1; got 'many'"),
+        ("schedule: {name: Constant, side: 8}", "`schedule.side` must be a field of Constant"),
+        ("schedule: {name: Constant, size: 8}\nmodel: {name: nonsense}", "`model` must be a model that can be built"),
+    ],
+)
+def test_wrong_recipe_is_refused_naming_the_field(tmp_path: Path, text: str, message: str) -> None:
+    result = run("plan", write_recipe(tmp_path / "wrong.yaml", text), "--num-samples", "512")
+    assert result.exit_code == 2
+    assert message in error_of(result)
+
+
+def test_model_that_cannot_take_a_size_is_refused() -> None:
+    result = run("plan", "Constant(225)", "--model", "vit_b_16")
+    assert result.exit_code == 2
+    assert "`model` must take images of 225 px" in error_of(result)
+
+
+def test_plan_as_text_shows_sizes_and_cost() -> None:
+    result = run("plan", "TRD(64, 32, 0.5, draw='alternate')", "--epochs", "4", "--model", "resnet18")
+    assert result.exit_code == 0
+    for text in ("4 epochs of 1,281,167 samples", "64 px", "32 px", "0, 2", "62.5%", "counted on resnet18"):
+        assert text in result.stdout
+
+
+# plot
+
+
+def test_plot_schedule_writes_the_picture_and_says_where(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "schedule.png"
+    result = run("plot", "schedule", "TRD(224, 112, 0.5)", "--epochs", "10", "--output", output)
+    assert result.exit_code == 0, result.stderr
+    assert "schedule.png" in result.stdout
+    with Image.open(output) as picture:
+        assert picture.format == "PNG"
+
+
+def test_plot_run_draws_several_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    event = {"event": "epoch", "epoch": 0, "elapsed": 3.0, "train_loss": 1.0, "sizes": {"8": {"images": 4}}, "eval": {}}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text(json.dumps(event) + '\n{"eve', encoding="utf-8")
+    result = run("plot", "run", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "runs.png")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "runs.png").stat().st_size > 0
+    assert result.stderr.count("skipped") == 2
+
+
+def test_plot_throughput_draws_what_bench_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [{"loader": "ffcv", "size": size, "images_per_second": 9.0} for size in (64, 32)]
+    (tmp_path / "bench.json").write_text(json.dumps({"results": rows}), encoding="utf-8")
+    result = run("plot", "throughput", tmp_path / "bench.json", "--output", tmp_path / "bench.svg")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "bench.svg").stat().st_size > 0
