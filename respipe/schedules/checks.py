@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
-from typing import SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 
 def check_int(name: str, value: object, *, least: int) -> int:
@@ -19,6 +20,17 @@ def check_int(name: str, value: object, *, least: int) -> int:
     if number < least:
         raise ValueError(f"`{name}` must be at least {least}; got {number}. Pass a larger number.")
     return number
+
+
+def check_sequence(name: str, value: object) -> Sequence[Any]:
+    """``value`` as a sequence of whatever it holds.
+
+    Raises:
+        TypeError: it is a string or no sequence.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"`{name}` must be a sequence of integers; got {value!r}. Pass a tuple such as (2, 2).")
+    return cast("Sequence[Any]", value)
 
 
 def check_probability(name: str, value: object) -> float:

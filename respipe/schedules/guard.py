@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from respipe.schedules.checks import check_int
+from respipe.schedules.checks import check_int, check_sequence
 
 
 def check_guard(guard: Sequence[int]) -> tuple[int, int]:
@@ -13,7 +13,7 @@ def check_guard(guard: Sequence[int]) -> tuple[int, int]:
     Raises:
         TypeError, ValueError: it is not two non-negative integers.
     """
-    if len(guard) != 2:
+    if len(check_sequence("guard", guard)) != 2:
         raise ValueError(f"`guard` must be two numbers (before, after); got {guard!r}. Pass (0, 0) to guard nothing.")
     return check_int("guard[0]", guard[0], least=0), check_int("guard[1]", guard[1], least=0)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.rng import Stream, check_seed, draws
-from respipe.schedules.checks import check_choice, check_int, check_probability
+from respipe.schedules.checks import check_choice, check_int, check_probability, check_sequence
 from respipe.schedules.guard import check_guard, is_protected
 from respipe.schedules.sequence import Steps, steps_per_epoch
 from respipe.schedules.step import Step
@@ -64,7 +64,9 @@ class TRD:
 
     def __post_init__(self) -> None:
         full_size = check_int("full_size", self.full_size, least=1)
-        milestones = tuple(check_int("milestones", milestone, least=0) for milestone in self.milestones)
+        milestones = tuple(
+            check_int("milestones", milestone, least=0) for milestone in check_sequence("milestones", self.milestones)
+        )
         object.__setattr__(self, "full_size", full_size)
         object.__setattr__(self, "reduced_size", _check_reduced_size(self.reduced_size, full_size))
         object.__setattr__(self, "participation", check_probability("participation", self.participation))

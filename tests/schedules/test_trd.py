@@ -197,6 +197,8 @@ def test_bad_values_are_named(field: str, arguments: dict[str, Any]) -> None:
         ("reduced_size", {"reduced_size": "32"}),
         ("participation", {"participation": "half"}),
         ("milestones", {"milestones": (2.5,)}),
+        ("milestones", {"milestones": 3}),
+        ("guard", {"guard": 3}),
         ("seed", {"seed": 0.5}),
     ],
 )
