@@ -1,0 +1,203 @@
+"""One process per loader: no loader's threads, memory or crashes reach another, and each can be stopped for good."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from respipe.errors import MissingBackendError
+
+from .contender import Batch, Contender, Settings
+from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
+from .loaders import LOADERS, make_contender
+
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+# The kernel counts the time of other processes in steps of 10 ms.
+_IDLE_SECONDS = 0.02
+
+
+class LoaderUnavailableError(RuntimeError):
+    """A loader's library is not installed."""
+
+
+class Runner:
+    """Runs one loader, in the loader's own process.
+
+    Args:
+        contender: the loader.
+        settings: what all loaders have in common.
+    """
+
+    def __init__(self, contender: Contender, settings: Settings) -> None:
+        self._contender = contender
+        self._settings = settings
+        self._streams: dict[tuple[int, ...], Iterator[Batch]] = {}
+
+    def first_batch(self, sizes: tuple[int, ...]) -> float:
+        """Seconds from nothing but imported modules to the first batch at these sizes."""
+        start = time.perf_counter()
+        self._streams[sizes] = self._contender.stream(sizes)
+        images, labels = next(self._streams[sizes])
+        seconds = time.perf_counter() - start
+        expected = [(self._settings.batch_size, 3, size, size) for size in sizes]
+        tensors = images if isinstance(images, tuple) else (images,)
+        found = [tuple(tensor.shape) for tensor in tensors]
+        if found != expected or any(tensor.dtype != torch.uint8 for tensor in tensors):
+            raise TypeError(f"batches must be uint8 of shape {expected}; got {found} of {tensors[0].dtype}")
+        if len(labels) != self._settings.batch_size:
+            raise TypeError(f"batches must have {self._settings.batch_size} labels; got {len(labels)}")
+        wait_until_idle()
+        return seconds
+
+    def throughput(self, sizes: tuple[int, ...], num_batches: int) -> float:
+        """Images per second over some batches, in the steady state. Leaves the loader's threads waiting."""
+        stream = self._streams[sizes]
+        for _ in range(self._contender.batches_ahead):
+            next(stream)  # these were ready before the clock starts
+        start = time.perf_counter()
+        num_images = sum(len(next(stream)[1]) for _ in range(num_batches))
+        seconds = time.perf_counter() - start
+        wait_until_idle()
+        return num_images / seconds
+
+    def psnr(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> float:
+        """Fidelity in dB; see :data:`tools.bench.fidelity.DEFINITION`."""
+        crops = self._contender.crops(samples, uniforms, size)
+        references = [
+            original_crop(open_original(self._settings.data / sample), box, size=size)
+            for sample, box in zip(samples, crops.boxes, strict=True)
+        ]
+        return to_psnr(mean_squared_error(crops.pixels, np.stack(references)))
+
+    def bytes_per_image(self) -> float:
+        """Mean number of bytes stored per sample."""
+        return self._contender.bytes_per_image()
+
+
+class LoaderProcess:
+    """The parent's end of a loader's process. Use as a context manager, so that the process never outlives the run.
+
+    Args:
+        name: of the loader, in :data:`tools.bench.loaders.LOADERS`.
+        settings: what all loaders have in common.
+        stall_timeout: seconds without an answer after which the loader is given up.
+
+    Raises:
+        LoaderUnavailableError: the loader's library is not installed.
+    """
+
+    def __init__(self, name: str, settings: Settings, *, stall_timeout: float = 600.0) -> None:
+        self.name = name
+        self._stall_timeout = stall_timeout
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # Not a daemon: DataLoader starts processes of its own.
+        self._process = context.Process(target=_serve, args=(theirs, name, settings), daemon=False)
+        self._process.start()
+        theirs.close()
+        try:
+            missing = self._receive()
+        except BaseException:
+            self.close()
+            raise
+        if missing:
+            self.close()
+            raise LoaderUnavailableError(missing)
+
+    def first_batch(self, sizes: tuple[int, ...]) -> float:
+        """See :meth:`Runner.first_batch`."""
+        return self._call("first_batch", sizes)
+
+    def throughput(self, sizes: tuple[int, ...], num_batches: int) -> float:
+        """See :meth:`Runner.throughput`."""
+        return self._call("throughput", sizes, num_batches)
+
+    def psnr(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> float:
+        """See :meth:`Runner.psnr`."""
+        return self._call("psnr", samples, uniforms, size)
+
+    def bytes_per_image(self) -> float:
+        """See :meth:`Runner.bytes_per_image`."""
+        return self._call("bytes_per_image")
+
+    def close(self) -> None:
+        """End the process, by force where it does not end by itself. Safe to call twice."""
+        self._connection.close()  # ends the loop that serves
+        self._process.join(_STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, *arguments: object) -> float:
+        self._connection.send((method, arguments))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        if not self._connection.poll(self._stall_timeout):
+            raise RuntimeError(f"{self.name} gave no answer within {self._stall_timeout:g} s")
+        try:
+            return self._connection.recv()
+        except EOFError as error:
+            raise RuntimeError(f"the process of {self.name} has died; its own messages are above") from error
+
+
+def _serve(connection: Connection, name: str, settings: Settings) -> None:
+    """Body of a loader's process: answer calls until the parent hangs up."""
+    # As many cores as threads for everyone: what runs beside a loader's threads is part of its cost.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.num_threads])
+    # A spawned process would spawn in turn; DataLoader's workers are to start as they do for anyone.
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        contender = make_contender(name, settings)
+    except (ImportError, MissingBackendError) as error:
+        connection.send(f"{LOADERS[name].title}: {error}")
+        return
+    connection.send("")
+    runner = Runner(contender, settings)
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except EOFError:
+            break
+        connection.send(getattr(runner, method)(*arguments))
+    # Suspended epochs hold threads that only the end of the process ends.
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(0)
+
+
+def wait_until_idle() -> None:
+    """Return when this process and its children have stopped computing, so that the next loader has the machine."""
+    before = _processor_seconds()
+    while True:
+        time.sleep(_POLL_SECONDS)
+        now = _processor_seconds()
+        if now - before < _IDLE_SECONDS:
+            return
+        before = now
+
+
+def _processor_seconds() -> float:
+    """Processor time that this process and its children have used so far (Linux)."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        # The fields after the command's name, which is in parentheses; 14 and 15 of all are user and system time.
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,250 @@
+"""Results of a benchmark as data, as a table and with what is needed to repeat them."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+import respipe
+
+from .measure import Sizes, Timing
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "ffcv",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "timm",
+    "numba",
+    "numpy",
+    "pillow",
+)
+_HEADINGS = ("loader", "px", "images/s", "range", "x FFCV 500", "time / 224", "PSNR", "KB/image", "first batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One loader at one size.
+
+    Args:
+        loader: its name.
+        size: side of the images in pixels.
+        images_per_second, low, high: median, least and most of the rounds.
+        ratio_to_ffcv: throughput over that of stock FFCV, 500 px, at the same size; None where that was not measured.
+        time_relative_to_224: time per image over the same loader's time per image at 224 px; None without 224 px. Both
+            ratios are medians over the rounds of the ratio within a round, in which a busy machine slows both sides.
+        psnr: in dB; None where it was not measured, and where it is infinite.
+        exact: whether the pixels are those of the reference, None where that was not measured.
+        bytes_per_image: stored on disk, all resolutions together.
+        first_batch_seconds: from constructing the loader to its first batch.
+    """
+
+    loader: str
+    size: int
+    images_per_second: float
+    low: float
+    high: float
+    ratio_to_ffcv: float | None
+    time_relative_to_224: float | None
+    psnr: float | None
+    exact: bool | None
+    bytes_per_image: float
+    first_batch_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralSizesResult:
+    """One loader that yields each crop at several sizes.
+
+    Args:
+        loader: its name.
+        sizes: sides in pixels.
+        crops_per_second, low, high: median, least and most of the rounds.
+        time_relative_to_largest: time per crop over the same loader's time per crop at the largest size alone.
+    """
+
+    loader: str
+    sizes: Sizes
+    crops_per_second: float
+    low: float
+    high: float
+    time_relative_to_largest: float
+
+
+def make_results(
+    timings: Mapping[tuple[str, Sizes], Timing],
+    *,
+    titles: Mapping[str, str],
+    baseline: str,
+    psnr: Mapping[tuple[str, int], float],
+    bytes_per_image: Mapping[str, float],
+) -> list[Result]:
+    """Results of all single sizes, in the order of the timings.
+
+    Args:
+        timings: by loader and sizes.
+        titles: names of the loaders to show.
+        baseline: the loader that ratios refer to.
+        psnr: in dB by loader and size, where measured.
+        bytes_per_image: by loader.
+    """
+    results: list[Result] = []
+    for (name, sizes), timing in timings.items():
+        if len(sizes) != 1:
+            continue
+        at_224, reference = timings.get((name, (224,))), timings.get((baseline, sizes))
+        fidelity = psnr.get((name, sizes[0]))
+        results.append(
+            Result(
+                loader=titles[name],
+                size=sizes[0],
+                images_per_second=timing.median,
+                low=min(timing.rates),
+                high=max(timing.rates),
+                ratio_to_ffcv=_ratio(timing, reference) if reference else None,
+                time_relative_to_224=_ratio(at_224, timing) if at_224 else None,
+                psnr=fidelity if fidelity is not None and math.isfinite(fidelity) else None,
+                exact=None if fidelity is None else math.isinf(fidelity),
+                bytes_per_image=bytes_per_image[name],
+                first_batch_seconds=timing.first_batch_seconds,
+            )
+        )
+    return results
+
+
+def make_several_sizes_results(
+    timings: Mapping[tuple[str, Sizes], Timing], *, titles: Mapping[str, str]
+) -> list[SeveralSizesResult]:
+    """Results of loaders that yield each crop at several sizes, against their largest size alone."""
+    return [
+        SeveralSizesResult(
+            loader=titles[name],
+            sizes=sizes,
+            crops_per_second=timing.median,
+            low=min(timing.rates),
+            high=max(timing.rates),
+            time_relative_to_largest=_ratio(timings[name, (max(sizes),)], timing),
+        )
+        for (name, sizes), timing in timings.items()
+        if len(sizes) > 1
+    ]
+
+
+def to_json(
+    results: Sequence[Result],
+    several_sizes: Sequence[SeveralSizesResult],
+    *,
+    command: str,
+    settings: Mapping[str, Any],
+    definitions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Everything worth keeping of a run. Names neither the machine nor its paths."""
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "command": command,
+        "settings": dict(settings),
+        "definitions": dict(definitions),
+        "results": [_rounded(asdict(result)) for result in results],
+        "several_sizes": [_rounded(asdict(result)) for result in several_sizes],
+    }
+
+
+def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The cells of the table of results, as text, under :data:`_HEADINGS`."""
+    return [
+        (
+            result.loader,
+            str(result.size),
+            f"{result.images_per_second:,.0f}",
+            f"{result.low:,.0f}-{result.high:,.0f}",
+            _number(result.ratio_to_ffcv, ".2f"),
+            _number(result.time_relative_to_224, ".2f"),
+            "exact" if result.exact else _number(result.psnr, ".1f"),
+            f"{result.bytes_per_image / 1000:.0f}",
+            f"{result.first_batch_seconds:.1f} s",
+        )
+        for result in results
+    ]
+
+
+def several_sizes_rows(results: Sequence[SeveralSizesResult]) -> list[tuple[str, ...]]:
+    """The cells of the table of several sizes, as text."""
+    return [
+        (
+            result.loader,
+            " ".join(map(str, result.sizes)),
+            f"{result.crops_per_second:,.0f}",
+            f"{result.low:,.0f}-{result.high:,.0f}",
+            f"{result.time_relative_to_largest:.2f}",
+        )
+        for result in results
+    ]
+
+
+RESULT_HEADINGS = _HEADINGS
+SEVERAL_SIZES_HEADINGS = ("loader", "sizes of each crop", "crops/s", "range", "time / largest alone")
+
+
+def to_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal, a rule between loaders."""
+    table = Table()
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+    for row, following in zip(cells, [*cells[1:], None], strict=True):
+        table.add_row(*row, end_section=following is None or following[0] != row[0])
+    return table
+
+
+def to_markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---" if place == 0 else "---:" for place in range(len(headings))], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and system of this machine (Linux)."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter here, where installed."""
+    found = {"python": platform.python_version(), "respipe": respipe.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _ratio(timing: Timing, reference: Timing) -> float:
+    """How many times faster one is than the other: the median over the rounds."""
+    return statistics.median(ours / theirs for ours, theirs in zip(timing.rates, reference.rates, strict=True))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Four significant digits are more than any of this is good for."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in fields.items()}

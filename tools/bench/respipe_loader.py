@@ -1,0 +1,155 @@
+"""respipe's loader with one of its backends, on a converted file or on the class folder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from respipe.backends.select import make_backend
+from respipe.loader import Loader
+from respipe.sampling.plan import BatchPlan
+from respipe.schedules.sequence import steps_per_epoch, uniform_steps
+from respipe.schedules.step import Step
+from respipe.storage.dataset import Bytes, Dataset, Level
+from respipe.storage.open import open_dataset
+
+from .contender import EPOCH_IMAGES, Batch, Crops, Settings, folder_bytes_per_image
+from .fidelity import as_shares, draw_boxes
+
+
+class Respipe:
+    """``respipe.Loader``.
+
+    Args:
+        settings: what all loaders have in common.
+        backend: as for the loader.
+        file: which of the prepared files to read; None for the class folder.
+
+    Raises:
+        MissingBackendError: the backend is not installed.
+    """
+
+    batches_ahead = 6  # three in its queue, one waiting for room in it, two being decoded
+
+    def __init__(self, settings: Settings, *, backend: str, file: str | None) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._path = settings.data if file is None else settings.files[file]
+        # Fails here, before anything is measured, where the backend is missing.
+        make_backend(backend, open_dataset(self._path), **self._engine_options()).close()
+
+    def stream(self, sizes: tuple[int, ...]) -> Generator[Batch, None, None]:
+        """See :meth:`Contender.stream`."""
+        with Loader(
+            _Repeated(open_dataset(self._path)),
+            OneCrop(sizes),
+            batch_size=self._settings.batch_size,
+            backend=self._backend,
+            dtype=torch.uint8,
+            normalize=None,
+            num_threads=self._settings.num_threads,
+        ) as loader:
+            while True:
+                yield from loader
+
+    def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
+        """See :meth:`Contender.crops`; a plan with these boxes through the backend."""
+        dataset = open_dataset(self._path)
+        number = {dataset.name(index): index for index in range(len(dataset))}
+        indices = np.array([number[sample] for sample in samples], np.int64)
+        largest = dataset.levels[0]
+        heights, widths = (side[indices].astype(np.int64) for side in (largest.heights, largest.widths))
+        boxes = draw_boxes(heights, widths, uniforms)
+        plan = BatchPlan(
+            step=Step((size,), len(indices)),
+            epoch=0,
+            number=0,
+            indices=indices,
+            boxes=boxes.astype(np.float64),
+            flips=np.zeros(len(indices), np.bool_),
+        )
+        backend = make_backend(self._backend, dataset, **self._engine_options())
+        backend.submit(plan)
+        (pixels,) = backend.collect()
+        backend.close()
+        return Crops(pixels=pixels.numpy(), boxes=as_shares(boxes, heights, widths))
+
+    def bytes_per_image(self) -> float:
+        """See :meth:`Contender.bytes_per_image`."""
+        dataset = open_dataset(self._path)
+        if dataset.memory is None:
+            return folder_bytes_per_image(self._path)
+        # Levels share the bytes of images that are too small to be stored twice.
+        stored: dict[int, int] = {}
+        for level in dataset.levels:
+            assert level.offsets is not None and level.sizes is not None, "files have offsets"
+            stored.update(zip(level.offsets.tolist(), level.sizes.tolist(), strict=True))
+        return sum(stored.values()) / len(dataset)
+
+    def _engine_options(self) -> dict[str, Any]:
+        return {"device": torch.device("cpu"), "num_threads": self._settings.num_threads, "level_margin": 1.0}
+
+
+@dataclass(frozen=True)
+class OneCrop:
+    """A schedule whose steps all yield the same crops at all of some sizes.
+
+    Args:
+        sizes: sides in pixels.
+    """
+
+    sizes: tuple[int, ...]
+
+    @property
+    def base_size(self) -> int:
+        """The largest size."""
+        return max(self.sizes)
+
+    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> Sequence[Step]:
+        """See :meth:`respipe.schedules.Schedule.steps`."""
+        count = steps_per_epoch(epoch, num_samples=num_samples, batch_size=batch_size)
+        return uniform_steps(Step(self.sizes, batch_size), count)
+
+
+class _Repeated:
+    """A dataset again and again, to the length of the benchmark's epochs.
+
+    Only the first repetition is checked for damage, since later epochs of a training run do not check again.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._source = np.arange(EPOCH_IMAGES) % len(dataset)
+        self.levels = tuple(self._repeat(level) for level in dataset.levels)
+        self.labels = dataset.labels[self._source]
+        self.path: Path = dataset.path
+        self.classes = dataset.classes
+        self.memory = dataset.memory
+        self.fingerprint = f"{dataset.fingerprint} x {EPOCH_IMAGES}"
+
+    def __len__(self) -> int:
+        return EPOCH_IMAGES
+
+    def encoded(self, index: int, level: int = 0) -> Bytes:
+        return self._dataset.encoded(int(self._source[index]), level)
+
+    def check(self, index: int, level: int = 0) -> None:
+        if index < len(self._dataset):
+            self._dataset.check(index, level)
+
+    def name(self, index: int) -> str:
+        return self._dataset.name(int(self._source[index]))
+
+    def close(self) -> None:
+        self._dataset.close()
+
+    def _repeat(self, level: Level) -> Level:
+        arrays = ("heights", "widths", "offsets", "sizes", "raw")
+        values = {name: getattr(level, name) for name in arrays}
+        return replace(level, **{name: value[self._source] for name, value in values.items() if value is not None})

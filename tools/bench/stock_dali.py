@@ -1,0 +1,76 @@
+"""DALI as its examples run it on the CPU: file reader, random-crop decoder, antialiased resize, flip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+from PIL import Image
+
+from .contender import Batch, Crops, Settings, folder_bytes_per_image
+from .fidelity import as_shares, draw_boxes
+
+
+class StockDali:
+    """DALI's stock pipeline with ``device_id=None``."""
+
+    batches_ahead = 3  # two in its queue, one under way
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def stream(self, sizes: tuple[int, ...]) -> Iterator[Batch]:
+        """See :meth:`Contender.stream`."""
+        (size,) = sizes
+        pipeline = _training_pipeline(
+            str(self._settings.data),
+            size,
+            batch_size=self._settings.batch_size,
+            num_threads=self._settings.num_threads,
+            device_id=None,
+            seed=0,
+        )
+        while True:
+            images, labels = (torch.from_dlpack(output.as_tensor()) for output in pipeline.run())
+            yield images.permute(0, 3, 1, 2), labels.squeeze(1)
+
+    def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
+        """See :meth:`Contender.crops`; a slice decoder in place of the one that draws its own boxes."""
+        paths = [self._settings.data / sample for sample in samples]
+        shapes = np.array([Image.open(path).size for path in paths], np.int64)
+        widths, heights = shapes[:, 0], shapes[:, 1]
+        boxes = draw_boxes(heights, widths, uniforms)
+        threads = self._settings.num_threads
+        pipeline = _slice_pipeline(
+            size, batch_size=len(samples), num_threads=threads, device_id=None, prefetch_queue_depth=1
+        )
+        pipeline.feed_input("encoded", [np.fromfile(path, np.uint8) for path in paths])
+        pipeline.feed_input("anchor", list(boxes[:, :2].astype(np.int32)))
+        pipeline.feed_input("shape", list(boxes[:, 2:].astype(np.int32)))
+        (images,) = pipeline.run()
+        pixels = np.array(images.as_array(), np.uint8)
+        return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths))
+
+    def bytes_per_image(self) -> float:
+        """See :meth:`Contender.bytes_per_image`."""
+        return folder_bytes_per_image(self._settings.data)
+
+
+@pipeline_def
+def _training_pipeline(data: str, size: int) -> object:
+    encoded, labels = fn.readers.file(file_root=data, random_shuffle=True, initial_fill=1024, name="reader")
+    images = fn.decoders.image_random_crop(
+        encoded, output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], num_attempts=10
+    )
+    images = fn.resize(images, size=[size, size])
+    return fn.flip(images, horizontal=fn.random.coin_flip(probability=0.5)), labels
+
+
+@pipeline_def
+def _slice_pipeline(size: int) -> object:
+    encoded, anchor, shape = (fn.external_source(name=name) for name in ("encoded", "anchor", "shape"))
+    images = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], output_type=types.RGB)
+    return fn.resize(images, size=[size, size])

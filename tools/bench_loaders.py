@@ -1,0 +1,216 @@
+"""Throughput and fidelity of respipe's backends beside those of other loaders, by image size.
+
+All loaders do the same work: random resized crops of area 0.08 to 1, mirrored half of the time, as uint8 batches in
+host memory (channels first or last as each has it), with the same number of threads or worker processes, on as many
+processor cores. They run interleaved, each in a process of its own. The times are those of the steady state; the
+start of a loader is told separately.
+
+    python tools/bench_loaders.py path/to/imagenet/val --json results.json --picture results.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench.contender import EPOCH_IMAGES, Settings, folder_samples
+from bench.fidelity import DEFINITION, choose_samples, draw_uniforms
+from bench.loaders import BASELINE, LOADERS
+from bench.measure import Plan, measure
+from bench.prepare import prepare_files
+from bench.process import LoaderProcess, LoaderUnavailableError
+from bench.report import (
+    RESULT_HEADINGS,
+    SEVERAL_SIZES_HEADINGS,
+    make_results,
+    make_several_sizes_results,
+    rows,
+    several_sizes_rows,
+    to_json,
+    to_markdown,
+    to_table,
+)
+from rich.console import Console
+from rich.progress import Progress
+
+from respipe.plots import plot_throughput
+
+RSNET_SIZES = (224, 192, 160, 128, 96)
+SEED = 0
+
+logger = logging.getLogger("bench_loaders")
+
+
+def main() -> None:
+    """Measure, and write what was asked for."""
+    arguments = parse_arguments(sys.argv[1:])
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in (logger.name, "bench"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    console = Console(width=120)
+    with ExitStack() as stack:
+        settings, loaders = start_loaders(arguments, stack)
+        psnr = measure_psnr(arguments, loaders)
+        bytes_per_image = {name: loader.bytes_per_image() for name, loader in loaders.items()}
+        plan = Plan(
+            visits={name: visited_sizes(name, arguments) for name in loaders},
+            batch_size=settings.batch_size,
+            num_threads=settings.num_threads,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+        )
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("measuring", total=plan.num_visits)
+            timings = measure(loaders, plan, progress=lambda done, _: bar.update(task, completed=done))
+    titles = {name: LOADERS[name].title for name in loaders}
+    results = make_results(timings, titles=titles, baseline=BASELINE, psnr=psnr, bytes_per_image=bytes_per_image)
+    several_sizes = make_several_sizes_results(timings, titles=titles)
+    tables = [(RESULT_HEADINGS, rows(results)), (SEVERAL_SIZES_HEADINGS, several_sizes_rows(several_sizes))]
+    for headings, cells in tables:
+        if cells and arguments.markdown:
+            console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
+        elif cells:
+            console.print(to_table(headings, cells))
+    report = to_json(
+        results,
+        several_sizes,
+        command=command_line(arguments),
+        settings=shown_settings(arguments, list(loaders)),
+        definitions={"psnr": DEFINITION, "ratios": "median over the rounds of the ratio within each round"},
+    )
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.picture:
+        arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+        plot_throughput(report, arguments.picture)
+
+
+def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one subfolder of JPEGs per class")
+    parser.add_argument("--sizes", type=_integers, default=(224, 160, 128, 112, 96), help="sides, with commas between")
+    parser.add_argument(
+        "--loaders",
+        type=lambda text: tuple(text.split(",")),
+        help=f"names, with commas between; all that are installed unless given. Known: {', '.join(LOADERS)}",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of each loader, or worker processes; and cores")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each loader is visited at each size")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a visit")
+    parser.add_argument("--crops", type=int, default=200, help="crops that PSNR is measured on; 0 leaves it out")
+    sizes = ",".join(map(str, RSNET_SIZES))
+    parser.add_argument("--rsnet", action="store_true", help=f"measure {sizes} px from one crop too, respipe only")
+    parser.add_argument("--json", type=Path, help="file for results, machine and versions")
+    parser.add_argument("--picture", type=Path, help="file for a picture of throughput by size")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "respipe-bench"),
+        help="where converted files are kept for the next run (default: %(default)s)",
+    )
+    arguments = parser.parse_args(texts)
+    if not arguments.data.is_dir():
+        parser.error(f"DATA must be a folder with one subfolder of JPEGs per class; got {arguments.data}")
+    unknown = [name for name in arguments.loaders or () if name not in LOADERS]
+    if unknown:
+        parser.error(f"--loaders must be of {', '.join(LOADERS)}; got {', '.join(unknown)}")
+    if min(arguments.threads, arguments.batch_size, arguments.rounds, *arguments.sizes) < 1:
+        parser.error("--threads, --batch-size, --rounds and --sizes must be at least 1")
+    return arguments
+
+
+def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Settings, dict[str, LoaderProcess]]:
+    """Convert what the loaders read, and start their processes, which end with the stack.
+
+    Raises:
+        LoaderUnavailableError: a loader that was asked for by name is not installed.
+    """
+    names = arguments.loaders or tuple(LOADERS)
+    wanted = [LOADERS[name].file for name in names]
+    settings = Settings(
+        data=arguments.data,
+        files=prepare_files(
+            arguments.data, [file for file in wanted if file], arguments.workdir, num_workers=arguments.threads
+        ),
+        batch_size=arguments.batch_size,
+        num_threads=arguments.threads,
+    )
+    loaders: dict[str, LoaderProcess] = {}
+    for name in names:
+        try:
+            loaders[name] = stack.enter_context(LoaderProcess(name, settings))
+        except LoaderUnavailableError as error:
+            if arguments.loaders:
+                raise
+            logger.warning("Left out: %s", error)
+    return settings, loaders
+
+
+def measure_psnr(arguments: argparse.Namespace, loaders: dict[str, LoaderProcess]) -> dict[tuple[str, int], float]:
+    """Fidelity in dB of every loader at every size."""
+    if not arguments.crops:
+        return {}
+    paths, _ = folder_samples(arguments.data)
+    samples = choose_samples(arguments.data, paths, arguments.crops, seed=SEED)
+    uniforms = draw_uniforms(len(samples), seed=SEED)
+    return {
+        (name, size): loader.psnr(samples, uniforms, size)
+        for name, loader in loaders.items()
+        for size in arguments.sizes
+    }
+
+
+def visited_sizes(name: str, arguments: argparse.Namespace) -> list[tuple[int, ...]]:
+    """What one loader is measured at. Several sizes of a crop also need their largest alone."""
+    visited = [(size,) for size in arguments.sizes]
+    if arguments.rsnet and not LOADERS[name].peer:
+        visited += [sizes for sizes in ((max(RSNET_SIZES),), RSNET_SIZES) if sizes not in visited]
+    # What is compared runs soon after each other: several sizes after their largest alone.
+    return sorted(visited, key=max, reverse=True)
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command that repeats a run, without the paths of this machine."""
+    words = ["python", "tools/bench_loaders.py", "DATA", "--sizes", ",".join(map(str, arguments.sizes))]
+    if arguments.loaders:
+        words += ["--loaders", ",".join(arguments.loaders)]
+    for option in ("threads", "batch_size", "rounds", "seconds", "crops"):
+        words += [f"--{option.replace('_', '-')}", f"{getattr(arguments, option):g}"]
+    return shlex.join([*words, *(["--rsnet"] if arguments.rsnet else [])])
+
+
+def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """What a reader must know to judge the figures."""
+    return {
+        "data": arguments.data.name,
+        "images": len(folder_samples(arguments.data)[0]),
+        "loaders": list(names),
+        "sizes": list(arguments.sizes),
+        "threads": arguments.threads,
+        "batch_size": arguments.batch_size,
+        "rounds": arguments.rounds,
+        "seconds_per_visit": arguments.seconds,
+        "crops_for_psnr": arguments.crops,
+        "epoch_images": EPOCH_IMAGES,
+        "output": "uint8 (B, 3, S, S) in host memory, random resized crop (area 0.08 to 1), mirrored half of the time",
+    }
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
