@@ -267,6 +267,18 @@ def test_uint8_pixels_equal_the_unnormalised_floats(dataset: MemoryDataset) -> N
             torch.testing.assert_close(values, pixels / 255)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_on_a_gpu_equal_those_on_the_cpu(dataset: MemoryDataset, dtype: torch.dtype) -> None:
+    with make(dataset, dtype=dtype) as host, make(dataset, dtype=dtype, device="cuda") as device:
+        # The device's batches are kept, so that memory handed back too early would show.
+        for (expected, labels, _), (images, device_labels, _) in zip(list(host), list(device), strict=True):
+            assert images.device.type == "cuda"
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(images.cpu(), expected)
+            assert torch.equal(device_labels.cpu(), labels)
+
+
 def test_damage_is_raised_or_quarantined(dataset: MemoryDataset) -> None:
     for level in range(2):
         dataset.damage(3, level=level)

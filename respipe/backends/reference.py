@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from respipe.backends.threads import ThreadedBatches
 from respipe.errors import CorruptImageError
@@ -14,6 +14,7 @@ from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
 from respipe.storage.levels import route
+from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
 
 
 class ReferenceBackend:
@@ -74,10 +75,9 @@ def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
     if stored.raw[index]:
         return Image.fromarray(data.reshape(height, width, 3))
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports broken files through all of these, depending on the format.
+        with Image.open(io.BytesIO(data.data), formats=FORMATS) as opened:
+            image = upright_rgb(opened)
+    except UNREADABLE as error:
         raise corrupt_image(dataset, index, level, str(error)) from error
     if image.size != (width, height):
         found = f"{image.width} x {image.height} pixels where {width} x {height} were recorded"

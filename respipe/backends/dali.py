@@ -1,0 +1,171 @@
+"""The DALI backend: NVIDIA's image decoders, on the CPU or on a GPU, fed with planned batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from respipe.backends.dali_pipeline import Crops, DaliPipeline, Variant, crops_of, import_dali
+from respipe.backends.reference import corrupt_image, decode_upright
+from respipe.errors import CorruptImageError
+from respipe.sampling.plan import BatchPlan
+from respipe.storage.dataset import Bytes, Dataset
+from respipe.storage.levels import Route, route
+
+
+class DaliBackend:
+    """Decodes class folders and ``.beton`` files with JPEG levels, and every other format that DALI knows.
+
+    One DALI pipeline for each number of sizes, with and without padding, is built when it is first needed, and again
+    when a batch is larger than any before. Pixels come back on ``device``.
+
+    Args:
+        dataset: where the images are.
+        num_threads: threads of each pipeline, and for reading files of a class folder.
+        device: a CUDA device decodes and resizes there.
+        level_margin: see :func:`respipe.storage.levels.route`.
+
+    Raises:
+        MissingBackendError: DALI is not installed.
+        ValueError: some samples are stored as raw pixels.
+    """
+
+    name = "dali"
+
+    def __init__(self, dataset: Dataset, *, num_threads: int, device: torch.device, level_margin: float = 1.0) -> None:
+        if any(level.raw.any() for level in dataset.levels):
+            raise ValueError(
+                f"`backend` 'dali' must be given encoded images; got raw pixels in {dataset.path}. Choose "
+                "backend='ffcv' or 'reference', or convert the images again as JPEG."
+            )
+        import_dali()
+        self._dataset = dataset
+        self._num_threads = num_threads
+        self._device = device
+        self._level_margin = level_margin
+        self._shapes = np.stack([np.stack([level.heights, level.widths], axis=1) for level in dataset.levels])
+        self._pipelines: dict[Variant, DaliPipeline] = {}
+        self._failed = False
+        # In place of a batch that could not be read, why not.
+        self._batches: deque[_Batch | CorruptImageError] = deque()
+        # Opening a file can take a millisecond on shared storage; a memory map needs no threads.
+        self._readers = ThreadPoolExecutor(num_threads, "respipe-dali-read") if dataset.memory is None else None
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
+        routed = route(self._dataset.levels, plan, margin=self._level_margin)
+        try:
+            images = self._read(plan, routed)
+        except CorruptImageError as error:
+            self._batches.append(error)
+            return
+        crops = crops_of(routed.boxes, plan.flips)
+        variant = Variant(len(plan.step.sizes), self._reach_outside(plan, routed, crops))
+        pipeline = None
+        if len(plan):
+            pipeline = self._pipeline(variant, len(plan))
+            try:
+                pipeline.submit(images, crops, plan.step.sizes)
+            except BaseException:
+                self._failed = True  # fed in part: what it is fed next would meet inputs of this batch
+                raise
+        self._batches.append(_Batch(plan=plan, routed=routed, variant=variant, pipeline=pipeline))
+
+    def collect(self) -> tuple[torch.Tensor, ...]:
+        """Wait for the oldest batch; see :class:`respipe.backends.base.Backend`."""
+        batch = self._batches.popleft()
+        if isinstance(batch, CorruptImageError):
+            raise batch
+        if batch.pipeline is None:
+            shapes = [(0, size, size, 3) for size in batch.plan.step.sizes]
+            return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
+        try:
+            return batch.pipeline.collect()
+        except RuntimeError as error:
+            self._failed = True
+            corruption = self._find_corrupt(batch)
+            if corruption is None:
+                raise
+            raise corruption from error
+
+    def reset(self) -> None:
+        """Forget what was submitted, and the pipelines if one of them has failed."""
+        while self._batches:
+            batch = self._batches.popleft()
+            if isinstance(batch, _Batch) and batch.pipeline is not None:
+                try:
+                    # Waits: DALI reads the images where they lie, so they must outlive the run.
+                    batch.pipeline.collect()
+                except RuntimeError:
+                    self._failed = True  # nobody asks any more for these pixels, nor for what was wrong with them
+        if self._failed:
+            self._pipelines.clear()
+            self._failed = False
+
+    def close(self) -> None:
+        """End the threads and free DALI's memory."""
+        self.reset()
+        self._pipelines.clear()
+        if self._readers is not None:
+            self._readers.shutdown()
+
+    def _read(self, plan: BatchPlan, routed: Route) -> Sequence[Bytes]:
+        samples = (plan.indices.tolist(), routed.levels.tolist())
+        if self._readers is None:
+            return list(map(self._dataset.encoded, *samples))
+        return list(self._readers.map(self._dataset.encoded, *samples))
+
+    def _reach_outside(self, plan: BatchPlan, routed: Route, crops: Crops) -> bool:
+        """Whether any crop reaches over the edge of its image."""
+        image_shapes = self._shapes[routed.levels, plan.indices]
+        return bool((crops.anchors < 0).any() or (crops.anchors + crops.shapes > image_shapes).any())
+
+    def _pipeline(self, variant: Variant, num_images: int) -> DaliPipeline:
+        pipeline = self._pipelines.get(variant)
+        if pipeline is None or pipeline.max_batch_size < num_images:
+            # Batches in flight keep the pipeline they are in alive until they are collected.
+            pipeline = self._pipelines[variant] = self._build(variant, num_images)
+        return pipeline
+
+    def _build(self, variant: Variant, max_batch_size: int) -> DaliPipeline:
+        return DaliPipeline(variant, max_batch_size=max_batch_size, num_threads=self._num_threads, device=self._device)
+
+    def _find_corrupt(self, batch: _Batch) -> CorruptImageError | None:
+        """The first image of a failed batch that fails alone, too. DALI does not say which one it was."""
+        probe = self._build(batch.variant, 1)
+        for row in range(len(batch.plan)):
+            index, level = int(batch.plan.indices[row]), int(batch.routed.levels[row])
+            crops = crops_of(batch.routed.boxes[row : row + 1], batch.plan.flips[row : row + 1])
+            try:
+                probe.submit([self._dataset.encoded(index, level)], crops, batch.plan.step.sizes)
+                probe.collect()
+                continue
+            except RuntimeError:
+                reason = "DALI does not take it, though Pillow does; convert it to JPEG, or choose backend='reference'"
+            try:
+                decode_upright(self._dataset, index, level)
+            except CorruptImageError as error:
+                return error
+            return corrupt_image(self._dataset, index, level, reason)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class _Batch:
+    """A submitted batch.
+
+    Args:
+        plan, routed: what was asked for.
+        variant: of the pipeline.
+        pipeline: where it is being decoded; None for a batch without images.
+    """
+
+    plan: BatchPlan
+    routed: Route
+    variant: Variant
+    pipeline: DaliPipeline | None

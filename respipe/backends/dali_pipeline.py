@@ -1,0 +1,198 @@
+"""The graph that the DALI backend runs. DALI's objects have no usable types: they are ``Any`` here, and only here."""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from respipe.errors import MissingBackendError
+from respipe.sampling.boxes import hull
+from respipe.storage.dataset import Bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Crops:
+    """Crop boxes in the form that DALI takes them. All arrays have one ``(y, x)`` row per image.
+
+    Args:
+        anchors, shapes: (B, 2) int32, first pixel and extent of each box's integer hull, in pixels of the image.
+        starts, ends: (B, 2) float32, corners of each box in pixels of its hull. Mirroring exchanges start and end in x.
+    """
+
+    anchors: NDArray[np.int32]
+    shapes: NDArray[np.int32]
+    starts: NDArray[np.float32]
+    ends: NDArray[np.float32]
+
+
+def crops_of(boxes: NDArray[np.float64], flips: NDArray[np.bool_]) -> Crops:
+    """Translate (B, 4) boxes ``top, left, height, width`` and (B,) flips."""
+    hulls = hull(boxes)
+    anchors, shapes = hulls[:, :2], hulls[:, 2:]
+    # The hull forgives a box that leaves it by a rounding error; DALI would not.
+    starts = np.maximum(boxes[:, :2] - anchors, 0.0)
+    ends = np.minimum(boxes[:, :2] + boxes[:, 2:] - anchors, shapes)
+    starts[flips, 1], ends[flips, 1] = ends[flips, 1], starts[flips, 1]
+    return Crops(
+        anchors=np.ascontiguousarray(anchors, np.int32),
+        shapes=np.ascontiguousarray(shapes, np.int32),
+        starts=np.ascontiguousarray(starts, np.float32),
+        ends=np.ascontiguousarray(ends, np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is fixed when a pipeline is built.
+
+    Args:
+        num_sizes: outputs per image.
+        padded: whether crops may reach over the image's edge.
+    """
+
+    num_sizes: int
+    padded: bool
+
+
+class DaliPipeline:
+    """Encoded images and crops in, pixels out, first in first out. Sizes and crops arrive with each batch.
+
+    Args:
+        variant: see there.
+        max_batch_size: images that one batch may have.
+        num_threads: threads that decode and resize.
+        device: where the pixels end up; on a CUDA device DALI decodes and resizes there too.
+
+    Raises:
+        MissingBackendError: DALI is not installed.
+    """
+
+    def __init__(self, variant: Variant, *, max_batch_size: int, num_threads: int, device: torch.device) -> None:
+        self.max_batch_size = max_batch_size
+        self._device = device
+        # Declared before the images below it so that it dies first: its threads read them where they lie.
+        self._pipe: Any = _build(variant, max_batch_size, num_threads, device)
+        self._in_flight: deque[Sequence[Bytes]] = deque()
+
+    def submit(self, images: Sequence[Bytes], crops: Crops, sizes: Sequence[int]) -> None:
+        """Start a batch: the encoded bytes of each image, their crops and the sides to resize them to."""
+        self._pipe.feed_input("images", list(images))
+        for name in Crops.__slots__:
+            self._pipe.feed_input(name, getattr(crops, name))
+        for number, size in enumerate(sizes):
+            self._pipe.feed_input(f"size_{number}", np.full((len(images), 2), size, np.float32))
+        self._pipe.schedule_run()
+        self._in_flight.append(images)
+
+    def collect(self) -> tuple[torch.Tensor, ...]:
+        """Wait for the oldest batch: a (B, S, S, 3) uint8 tensor for each size, which later batches do not overwrite.
+
+        Raises:
+            RuntimeError: DALI cannot decode one of its images.
+        """
+        try:
+            return _to_torch(self._pipe.outputs(), self._device)
+        finally:
+            self._in_flight.popleft()
+
+
+def _build(variant: Variant, max_batch_size: int, num_threads: int, device: torch.device) -> Any:
+    dali: Any = import_dali()
+    fn: Any = importlib.import_module("nvidia.dali.fn")
+    on_gpu = device.type == "cuda"
+    # An empty tensor tells which GPU a plain "cuda" means.
+    device_id = torch.empty(0, device=device).device.index if on_gpu else None
+    pipe = dali.Pipeline(
+        batch_size=max_batch_size,
+        num_threads=num_threads,
+        device_id=device_id,
+        # Batches in flight are counted by whoever submits them; a deeper queue would only make the first call to
+        # schedule_run start batches that have not been fed.
+        prefetch_queue_depth=1,
+        # Outputs that stay valid for as long as a tensor uses them, and a pipeline that survives a damaged image.
+        exec_dynamic=True,
+    )
+    with pipe:
+        # Without a copy: a batch of encoded images can be a tenth of a gigabyte.
+        images = fn.external_source(name="images", dtype=dali.types.UINT8, ndim=1, no_copy=True)
+        anchors, shapes = (fn.external_source(name=name, dtype=dali.types.INT32, ndim=1) for name in _INTEGERS)
+        starts, ends = (fn.external_source(name=name, dtype=dali.types.FLOAT, ndim=1) for name in _FLOATS)
+        cropped = _cropped(fn, images, anchors, shapes, padded=variant.padded, on_gpu=on_gpu)
+        sizes = [fn.external_source(name=f"size_{i}", dtype=dali.types.FLOAT, ndim=1) for i in range(variant.num_sizes)]
+        pipe.set_outputs(
+            *(
+                fn.resize(
+                    cropped,
+                    size=size,
+                    roi_start=starts,
+                    roi_end=ends,
+                    interp_type=dali.types.INTERP_LINEAR,
+                    antialias=True,
+                )
+                for size in sizes
+            )
+        )
+    pipe.build()
+    return pipe
+
+
+_INTEGERS = ("anchors", "shapes")
+_FLOATS = ("starts", "ends")
+
+
+def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, on_gpu: bool) -> Any:
+    """Decode images and cut out the hulls of their crops. The only place where CPU and GPU differ.
+
+    EXIF orientation is applied before cropping, so that boxes count in pixels of the upright image.
+    """
+    if not on_gpu and not padded:
+        # Skips what lies outside the hull, and gives the pixels that cropping the whole image would.
+        return fn.decoders.image_slice(images, start=anchors, shape=shapes, axis_names="HW")
+    # On a GPU always whole images: decoding regions there crashes with some versions of nvImageCodec.
+    if on_gpu:
+        # All to the hardware engine, where there is one. It and the CUDA decoder round differently, so a sample's
+        # pixels would depend on how DALI splits its batch between them.
+        decoded = fn.decoders.image(images, device="mixed", hw_decoder_load=1.0, jpeg_fancy_upsampling=True)
+    else:
+        decoded = fn.decoders.image(images)
+    return fn.slice(decoded, start=anchors, shape=shapes, axis_names="HW", out_of_bounds_policy="pad", fill_values=0)
+
+
+def _to_torch(outputs: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The pixels of one batch as tensors that own them."""
+    tensors = tuple(torch.from_dlpack(output.as_tensor()) for output in outputs)
+    if device.type != "cuda":
+        return tensors
+    # DALI would reuse GPU memory when a tensor is dropped, without waiting for kernels that still read it. Memory of
+    # torch's own allocator is safe to drop; DALI's is too, once the copying has ended.
+    tensors = tuple(tensor.clone() for tensor in tensors)
+    torch.cuda.current_stream(device).synchronize()
+    return tensors
+
+
+def import_dali() -> Any:
+    """The package ``nvidia.dali``.
+
+    Raises:
+        MissingBackendError: it is not installed.
+    """
+    try:
+        return importlib.import_module("nvidia.dali")
+    except ImportError as error:
+        raise MissingBackendError(
+            f"backend='dali' needs NVIDIA DALI, which cannot be imported here ({error}). Install it with: "
+            f"pip install 'respipe[{dali_extra()}]'"
+        ) from error
+
+
+def dali_extra() -> str:
+    """The extra of this package that installs the DALI for torch's CUDA version."""
+    cuda = torch.version.cuda
+    return "dali-cuda12" if cuda is not None and cuda.startswith("12") else "dali-cuda13"

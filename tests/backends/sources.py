@@ -1,0 +1,48 @@
+"""The kinds of stored data that backends are tested on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tests.memory_dataset import MemoryDataset, jpeg_bytes, smooth_image
+
+SHAPES = [(96, 128), (128, 96), (64, 64), (150, 90), (40, 56), (80, 200), (33, 47)]
+"""Height and width of the images of every source but the folder."""
+
+
+def pyramid() -> MemoryDataset:
+    """JPEGs at three sizes."""
+    return MemoryDataset(SHAPES, fractions=(0.5, 0.25))
+
+
+def grayscale() -> MemoryDataset:
+    """JPEGs of one channel."""
+    dataset = MemoryDataset(SHAPES)
+    encoded = [jpeg_bytes(smooth_image(*shape, seed=i).convert("L")) for i, shape in enumerate(SHAPES)]
+    sizes = np.array([len(data) for data in encoded], np.int64)
+    dataset.levels = (dataclasses.replace(dataset.levels[0], offsets=np.cumsum(sizes) - sizes, sizes=sizes),)
+    dataset.memory = np.concatenate(encoded)
+    return dataset
+
+
+class _Images:
+    """What FFCV's writer asks of a dataset."""
+
+    def __len__(self) -> int:
+        return len(SHAPES)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return np.asarray(smooth_image(*SHAPES[index], seed=index)), index % 3
+
+
+def write_ffcv(path: Path, *, mode: str) -> Path:
+    """A ``.beton`` by FFCV's own writer, ``mode`` "jpg" or "raw"."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    fields = {"image": RGBImageField(write_mode=mode), "label": IntField()}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Images())
+    return path

@@ -1,0 +1,43 @@
+"""What all tests share: one thread per process, reproducible examples, a folder of JPEGs, skips without a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from tests.memory_dataset import smooth_image
+
+# How fast a machine is, or how busy, must not decide whether a test passes; neither must chance.
+settings.register_profile("respipe", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("respipe")
+
+_SHAPES = ((96, 128), (128, 96), (64, 64), (150, 90), (40, 56), (80, 200))
+"""Height and width of the images of each class in ``jpeg_folder``."""
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def jpeg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder that no test may change: ant, bee and cat, each with JPEGs of the same six shapes, 18 in all."""
+    folder = tmp_path_factory.mktemp("jpegs")
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (folder / name).mkdir()
+        for number, (height, width) in enumerate(_SHAPES):
+            image = smooth_image(height, width, seed=100 * label + number)
+            image.save(folder / name / f"{number}.jpg", quality=92)
+    return folder
