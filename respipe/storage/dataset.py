@@ -68,8 +68,10 @@ class Dataset(Protocol):
         ...
 
     def check(self, index: int, level: int = 0) -> None:
-        """Compare the stored bytes with what was written: checksum where the file has one, else the image's header
-        against the recorded size and its completeness. Decodes nothing.
+        """Compare the stored bytes with what was written, without decoding them.
+
+        A checksum decides where the file has one, else the image's header, against the recorded size, and whether
+        its end is there.
 
         Raises:
             CorruptImageError: they differ; the message names the file, the sample and where it came from.

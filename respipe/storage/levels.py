@@ -44,7 +44,7 @@ def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> R
     for number, level in enumerate(levels[1:], start=1):
         scaled = scale_boxes(plan.boxes, level.heights[plan.indices] / heights, level.widths[plan.indices] / widths)
         # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
-        fits = (scaled[:, 2:] >= target * (1 - 1e-9)).all(axis=1)
+        fits = np.min(scaled[:, 2:], axis=1) >= target * (1 - 1e-9)
         chosen[fits] = number
         boxes = np.where(fits[:, None], scaled, boxes)
     return Route(levels=chosen, boxes=boxes)

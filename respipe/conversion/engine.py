@@ -1,0 +1,268 @@
+"""Converting images to a ``.beton``: the whole way from a source to a finished file."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import features
+
+import respipe
+from respipe.conversion.decode import BrokenImageError
+from respipe.conversion.journal import Journal
+from respipe.conversion.pages import CHECKSUM, PageBuilder, PageRecord
+from respipe.conversion.pyramid import Pyramid, build_pyramid
+from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
+from respipe.conversion.settings import ConversionSettings, Subsampling
+from respipe.conversion.sources import Source, open_source
+from respipe.conversion.workers import check_num_workers, map_samples
+from respipe.conversion.writer import BetonWriter
+from respipe.errors import ConversionError, CorruptImageError, StorageError
+from respipe.storage.beton import BetonDataset
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def convert(
+    source: str | os.PathLike[str] | Source,
+    target: str | os.PathLike[str],
+    *,
+    levels: tuple[int, ...] = (512, 256, 128),
+    quality: int = 90,
+    subsampling: Subsampling = "4:2:0",
+    num_workers: int | None = None,
+    allow_corrupt: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ConversionReport:
+    """Store images at several resolutions in one ``.beton``, which respipe and stock FFCV read.
+
+    Every image is decoded once, in full, so that what is damaged is found now. Source bytes are kept where they fit
+    the first level and any JPEG decoder can read them; all else becomes an upright RGB JPEG. The result depends on
+    source and settings alone, not on the number of workers or on interruptions.
+
+    ``target`` appears only when it is finished. Until then the work is in ``TARGET.partial`` and ``TARGET.journal``;
+    calling the same again, after whatever interrupted it, goes on from there.
+
+    Args:
+        source: a folder with one subfolder per class, a ``.beton``, or an object such as
+            :class:`respipe.conversion.Source` describes.
+        target: the file to make.
+        levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
+            level not smaller than an image shares the bytes of the level before.
+        quality: of re-encoded JPEGs, 1 to 100.
+        subsampling: of the colour in re-encoded JPEGs.
+        num_workers: processes, by default one per core; with 0 this one does the work.
+        allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
+        overwrite: replace an existing ``target``, in the moment the new one is finished.
+        progress: called with the number of samples done and their total.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range.
+        StorageError: the source cannot be read.
+        TooManyCorruptError: more images are undecodable than allowed; a ``ConversionError`` with a ``report``.
+        ConversionError: the target exists, the disk is full, or another conversion is writing it.
+        WorkerLostError: a worker process died or stalled.
+    """
+    settings = ConversionSettings(levels=levels, quality=quality, subsampling=subsampling)
+    if allow_corrupt < 0:
+        raise ValueError(f"`allow_corrupt` must be at least 0; got {allow_corrupt}.")
+    conversion = _Conversion(
+        target=Path(target),
+        settings=settings,
+        num_workers=check_num_workers(num_workers),
+        allow_corrupt=allow_corrupt,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return conversion.run(source)
+
+
+def _check_source(source: Source) -> None:
+    if not len(source):
+        raise ConversionError("The source must hold at least one image; it is empty.")
+    if source.classes is not None:
+        labels = np.fromiter((source.label(index) for index in range(len(source))), np.int64, len(source))
+        if labels.min() < 0 or labels.max() >= len(source.classes):
+            raise ConversionError(
+                f"The labels of the source must be in 0..{len(source.classes) - 1}, as it names {len(source.classes)} "
+                f"classes; they are in {labels.min()}..{labels.max()}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _ConvertSample:
+    """What workers do: a sample's pyramid, or the reason why there is none."""
+
+    source: Source
+    settings: ConversionSettings
+
+    def __call__(self, index: int) -> Pyramid | str:
+        try:
+            return build_pyramid(self.source.read(index), self.settings)
+        except (CorruptImageError, BrokenImageError) as error:
+            return str(error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Conversion:
+    """One call of :func:`convert`, its arguments checked."""
+
+    target: Path
+    settings: ConversionSettings
+    num_workers: int
+    allow_corrupt: int
+    overwrite: bool
+    progress: Progress | None
+
+    def run(self, source: str | os.PathLike[str] | Source) -> ConversionReport:
+        partial, log = Path(f"{self.target}.partial"), Path(f"{self.target}.journal")
+        if not self.target.parent.is_dir():
+            raise ConversionError(
+                f"The folder {self.target.parent} must exist for {self.target.name} to be made in it."
+            )
+        if not log.exists():
+            self._check_target()
+        start = time.perf_counter()
+        opened = open_source(source)
+        _check_source(opened)
+        identity = _identity(opened, self.settings)
+        with _explained(self.target), Journal(log, identity, num_levels=len(self.settings.levels)) as journal:
+
+            def report(num_resumed: int) -> ConversionReport:
+                seconds = time.perf_counter() - start
+                return make_report(journal.records, opened, self.settings, self.target, num_resumed, seconds)
+
+            num_resumed = journal.num_done
+            if not (num_resumed == len(opened) and not partial.exists() and _holds(self.target, journal.records)):
+                self._check_target()
+                with BetonWriter(partial, source=opened, settings=self.settings) as writer:
+                    num_resumed = self._resume(journal, writer, opened)
+                    self._convert_rest(journal, writer, opened)
+                    _check_corrupt(report(num_resumed), self.allow_corrupt)
+                    writer.finish(journal.records)
+                partial.replace(self.target)
+                _sync_folder(self.target.parent)
+            journal.remove()
+            return report(num_resumed)
+
+    def _check_target(self) -> None:
+        if self.target.exists() and not self.overwrite:
+            raise ConversionError(
+                f"{self.target} exists already. Choose another target, remove it, or pass overwrite=True."
+            )
+
+    def _resume(self, journal: Journal, writer: BetonWriter, source: Source) -> int:
+        """Go back to the last page that still holds; returns the number of samples done by then."""
+        if not writer.holds(journal.records):
+            logger.warning("%s.partial is not as its journal tells; starting again", self.target)
+            journal.rewind(0)
+        convert_sample = _ConvertSample(source, self.settings)
+        for number, record in enumerate(journal.records):
+            # What could not be read may have been repaired, or its disk be back.
+            if any(isinstance(convert_sample(index), Pyramid) for index, _ in record.quarantined):
+                logger.info("%s: an image quarantined earlier can be read now; going back to it", self.target)
+                journal.rewind(number)
+                break
+        writer.truncate(journal.records)
+        return journal.num_done
+
+    def _convert_rest(self, journal: Journal, writer: BetonWriter, source: Source) -> None:
+        first, total = journal.num_done, len(source)
+
+        def tell(done: int) -> None:
+            if self.progress is not None:
+                self.progress(done, total)
+
+        tell(first)
+        if first == total:
+            return
+
+        def new_page() -> PageBuilder:
+            return PageBuilder(page_size=self.settings.page_size, num_levels=len(self.settings.levels))
+
+        def finish_page(stop: int) -> None:
+            data, record = page.finish(stop)
+            writer.write_page(len(journal.records), data)
+            journal.append(record)
+
+        page = new_page()
+        convert_sample = _ConvertSample(source, self.settings)
+        with closing(map_samples(convert_sample, range(first, total), num_workers=self.num_workers)) as results:
+            for index, result in results:
+                if isinstance(result, str):
+                    page.quarantine(index, result)
+                else:
+                    if not page.has_room(result):
+                        finish_page(index)
+                        page = new_page()
+                    page.add(index, result)
+                tell(index + 1)
+        finish_page(total)
+
+
+def _check_corrupt(report: ConversionReport, allow_corrupt: int) -> None:
+    if report.num_corrupt <= allow_corrupt and report.num_images:
+        return
+    listed = "; ".join(f"{note.name}: {note.reason}" for note in report.quarantined[:3])
+    raise TooManyCorruptError(
+        f"{report.num_corrupt} of {report.num_samples} images cannot be decoded, {allow_corrupt} are allowed; first "
+        f"{listed}. Repair or remove them, or allow as many; what is done is kept, so that running again is quick.",
+        report,
+    )
+
+
+def _identity(source: Source, settings: ConversionSettings) -> dict[str, Any]:
+    """What must not change between the runs of one conversion."""
+    software = {"respipe": respipe.__version__, "pillow": PIL.__version__, "jpeg": features.version("libjpeg_turbo")}
+    origin = {"kind": source.kind, "num_samples": len(source), "fingerprint": source.fingerprint}
+    return {"source": origin, "settings": settings.to_dict(), "software": software}
+
+
+def _holds(path: Path, records: Sequence[PageRecord]) -> bool:
+    """Whether a file is what the pages of a journal became: the last run was ended just before it could say so."""
+    try:
+        stored = BetonDataset(path).checksums
+    except StorageError:
+        return False
+    written = np.concatenate([record.images[:, :, CHECKSUM] for record in records]).T
+    return stored is not None and np.array_equal(stored, written)
+
+
+@contextmanager
+def _explained(path: Path) -> Generator[None, None, None]:
+    """Turn errors of the operating system into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ConversionError(
+                f"There is no room left for {path} ({error.strerror}). Free some space and run the same again: it "
+                "goes on where it stopped."
+            ) from error
+        raise ConversionError(
+            f"The conversion to {path} had to stop: {error}. Once that is solved, run the same again: it goes on "
+            "where it stopped."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the renaming of a file on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""One image at all its stored resolutions."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+
+from PIL import Image
+
+from respipe.conversion.decode import decode
+from respipe.conversion.settings import ConversionSettings
+
+# A JPEG that is longer than its pixels plus this carries mostly other things: not worth keeping as it is.
+_METADATA_ALLOWANCE = 64 << 10
+
+# Of Pillow's filters this one keeps most of what an antialiased resize of the original's crop would show.
+_FILTER = Image.Resampling.LANCZOS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredImage:
+    """One encoded image, its size in pixels, and the CRC-32 of its bytes."""
+
+    data: bytes
+    height: int
+    width: int
+    checksum: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pyramid:
+    """An image at each level.
+
+    Args:
+        images: largest first. A level that would not be smaller than the one before is the same object.
+        kept: whether the first level holds the source's own bytes.
+        traits: what was special about the source, for the report.
+        warnings: what its decoder complained about.
+    """
+
+    images: tuple[StoredImage, ...]
+    kept: bool
+    traits: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
+    """Decode a source image once and encode each level, every one reduced from the original pixels.
+
+    The source's own bytes become the first level where they fit it and any decoder can be expected to read them.
+
+    Raises:
+        BrokenImageError: the source cannot be decoded.
+    """
+    decoded = decode(data)
+    image = decoded.image
+    longest = max(image.size)
+    fits = longest <= settings.levels[0]
+    kept = decoded.keepable and fits and len(data) <= 3 * image.width * image.height + _METADATA_ALLOWANCE
+    images: list[StoredImage] = []
+    for level in settings.levels:
+        if images and longest <= level:
+            images.append(images[-1])
+        elif kept and not images:
+            images.append(_stored(data, image))
+        else:
+            images.append(_encoded(_reduced(image, level), settings))
+    traits = decoded.traits if fits else (*decoded.traits, f"larger than {settings.levels[0]} px")
+    return Pyramid(images=tuple(images), kept=kept, traits=traits, warnings=decoded.warnings)
+
+
+def _reduced(image: Image.Image, level: int) -> Image.Image:
+    scale = level / max(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), _FILTER)
+
+
+def _encoded(image: Image.Image, settings: ConversionSettings) -> StoredImage:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
+    return _stored(buffer.getvalue(), image)
+
+
+def _stored(data: bytes, image: Image.Image) -> StoredImage:
+    return StoredImage(data=data, height=image.height, width=image.width, checksum=zlib.crc32(data))

@@ -1,0 +1,59 @@
+"""What a conversion is asked to make."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from respipe.storage.format import MAX_PAGE_SIZE, PAGE_SIZE
+
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+
+_CHANNELS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConversionSettings:
+    """How images are stored.
+
+    Args:
+        levels: longest side in pixels of each stored resolution, largest first.
+        quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it.
+        subsampling: of the colour in re-encoded JPEGs.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    levels: tuple[int, ...] = (512, 256, 128)
+    quality: int = 90
+    subsampling: Subsampling = "4:2:0"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(int(level) for level in self.levels))
+        if not self.levels or self.levels[-1] < 1 or any(a <= b for a, b in pairwise(self.levels)):
+            raise ValueError(
+                f"`levels` must be one or more sides in pixels, falling; got {self.levels}. Try (512, 256, 128)."
+            )
+        if self.page_size > MAX_PAGE_SIZE:
+            raise ValueError(f"`levels` must fit into a page of {MAX_PAGE_SIZE} bytes; got {self.levels}. Use smaller.")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"`quality` must be in 1..100; got {self.quality}. 90 is a good start.")
+        if self.subsampling not in get_args(Subsampling):
+            raise ValueError(f"`subsampling` must be one of {get_args(Subsampling)}; got {self.subsampling!r}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Field names of the levels: ``image``, ``image_256``, ``image_128``."""
+        return ("image", *(f"image_{level}" for level in self.levels[1:]))
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page: FFCV's default, or more where one sample with all its levels might not fit in there."""
+        most = 2 * sum(_CHANNELS * level * level for level in self.levels)  # JPEG stays below twice the raw size
+        return max(PAGE_SIZE, 1 << (most - 1).bit_length())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "levels": list(self.levels)}

@@ -1,0 +1,190 @@
+"""Looking for damage in stored datasets."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from respipe.conversion.decode import BrokenImageError
+from respipe.conversion.decode import decode as decode_image
+from respipe.conversion.sources import FolderSource
+from respipe.conversion.workers import check_num_workers, map_samples
+from respipe.errors import CorruptImageError
+from respipe.storage.beton import BetonDataset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DamagedImage:
+    """One damaged image.
+
+    Args:
+        index: the sample's number.
+        level: name of the stored resolution.
+        name: where the sample came from.
+        reason: what is wrong.
+    """
+
+    index: int
+    level: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerificationReport:
+    """What a verification looked at and found.
+
+    Args:
+        path: the file or folder.
+        kind: "beton" or "folder".
+        num_samples: samples in it.
+        num_images: images looked at: samples times levels, without those that share another level's bytes.
+        has_checksums: whether each image was compared with its checksum.
+        decoded: whether each image was decoded.
+        damaged: images that differ from what was written, or cannot be decoded.
+        warned: images of a folder that were decoded although their decoder complained: worth a look.
+        seconds: it took.
+    """
+
+    path: str
+    kind: str
+    num_samples: int
+    num_images: int
+    has_checksums: bool
+    decoded: bool
+    damaged: tuple[DamagedImage, ...]
+    warned: tuple[DamagedImage, ...]
+    seconds: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "sound": self.sound}
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    decode: bool = False,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerificationReport:
+    """Check every image of a ``.beton`` or a class folder.
+
+    A ``.beton`` is opened, which checks its structure, and each image is compared with its checksum; where the file
+    has none, its header with the recorded size. The images of a folder are decoded in any case.
+
+    Args:
+        path: the file or folder.
+        decode: decode every image too.
+        num_workers: processes, by default one per core; with 0 this one does the work.
+        progress: called with the number of samples done and their total.
+
+    Raises:
+        StorageError: there is nothing at the path, or its structure is damaged.
+        WorkerLostError: a worker process died or stalled.
+    """
+    start = time.perf_counter()
+    workers = check_num_workers(num_workers)
+    root = Path(path)
+    check = _CheckFolder(FolderSource(root)) if root.is_dir() else _CheckBeton(BetonDataset(root), decode)
+    total = len(check)
+    if progress is not None:
+        progress(0, total)
+    found: list[_Found] = []
+    with closing(map_samples(check, range(total), num_workers=workers)) as results:
+        for index, of_sample in results:
+            found.append(of_sample)
+            if progress is not None:
+                progress(index + 1, total)
+    return VerificationReport(
+        path=str(root),
+        kind=check.kind,
+        num_samples=total,
+        num_images=sum(of_sample.num_images for of_sample in found),
+        has_checksums=check.has_checksums,
+        decoded=check.decode,
+        damaged=tuple(image for of_sample in found for image in of_sample.damaged),
+        warned=tuple(image for of_sample in found for image in of_sample.warned),
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """Of one sample."""
+
+    num_images: int
+    damaged: tuple[DamagedImage, ...] = ()
+    warned: tuple[DamagedImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckFolder:
+    source: FolderSource
+    kind = "folder"
+    has_checksums = False
+    decode = True
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __call__(self, index: int) -> _Found:
+        def image(reason: str) -> DamagedImage:
+            return DamagedImage(index=index, level="image", name=self.source.name(index), reason=reason)
+
+        try:
+            complaints = decode_image(self.source.read(index)).warnings
+        except (CorruptImageError, BrokenImageError) as error:
+            return _Found(num_images=1, damaged=(image(str(error)),))
+        return _Found(num_images=1, warned=tuple(map(image, complaints)))
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckBeton:
+    dataset: BetonDataset
+    decode: bool
+    kind = "beton"
+
+    @property
+    def has_checksums(self) -> bool:
+        return self.dataset.checksums is not None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __call__(self, index: int) -> _Found:
+        damaged: list[DamagedImage] = []
+        offsets: set[int] = set()
+        for number, level in enumerate(self.dataset.levels):
+            assert level.offsets is not None, "a .beton has offsets"
+            if level.offsets[index] in offsets:
+                continue  # these bytes were looked at on the level before
+            offsets.add(int(level.offsets[index]))
+            reason = self._problem(index, number)
+            if reason is not None:
+                name = self.dataset.name(index)
+                damaged.append(DamagedImage(index=index, level=level.name, name=name, reason=reason))
+        return _Found(num_images=len(offsets), damaged=tuple(damaged))
+
+    def _problem(self, index: int, number: int) -> str | None:
+        level = self.dataset.levels[number]
+        problem = self.dataset.problem(index, number)
+        if problem is not None or not self.decode or level.raw[index]:
+            return problem
+        try:
+            decoded = decode_image(self.dataset.encoded(index, number).tobytes())
+        except BrokenImageError as error:
+            return str(error)
+        if decoded.image.size != (level.widths[index], level.heights[index]):
+            return f"it decodes to {decoded.image.width} x {decoded.image.height} pixels"
+        return decoded.warnings[0] if decoded.warnings else None

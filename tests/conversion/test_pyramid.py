@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from respipe.conversion.pyramid import build_pyramid
+from respipe.conversion.settings import ConversionSettings
+from respipe.storage.jpeg import read_header
+from tests.memory_dataset import jpeg_bytes, smooth_image
+
+
+def source(height: int, width: int, quality: int = 90) -> bytes:
+    return jpeg_bytes(smooth_image(height, width, seed=height), quality=quality).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "distinct"),
+    [
+        ((375, 500), [(375, 500), (192, 256), (96, 128)], 3),
+        ((600, 400), [(512, 341), (256, 171), (128, 85)], 3),
+        ((200, 256), [(200, 256), (200, 256), (100, 128)], 2),
+        ((90, 128), [(90, 128)] * 3, 1),
+        ((3, 2), [(3, 2)] * 3, 1),
+        ((1, 1000), [(1, 512), (1, 256), (1, 128)], 3),
+    ],
+)
+def test_levels_fit_their_side_and_are_never_enlarged(
+    shape: tuple[int, int], sizes: list[tuple[int, int]], distinct: int
+) -> None:
+    pyramid = build_pyramid(source(*shape), ConversionSettings())
+    assert [(image.height, image.width) for image in pyramid.images] == sizes
+    assert len({id(image) for image in pyramid.images}) == distinct
+    for image in pyramid.images:
+        assert image.checksum == zlib.crc32(image.data)
+        with Image.open(io.BytesIO(image.data)) as opened:
+            assert opened.size == (image.width, image.height)
+    assert pyramid.kept is (max(shape) <= 512)
+
+
+def test_source_bytes_are_kept_where_they_fit() -> None:
+    data = source(100, 90)
+    assert build_pyramid(data, ConversionSettings()).images[0].data is data
+    large = build_pyramid(data, ConversionSettings(levels=(64,)))
+    assert not large.kept
+    assert large.traits == ("larger than 64 px",)
+
+
+def test_jpeg_that_is_mostly_metadata_is_not_kept() -> None:
+    data = source(20, 20)
+    comments = b"".join(b"\xff\xfe\x80\x02" + bytes(0x8000) for _ in range(3))
+    pyramid = build_pyramid(data[:2] + comments + data[2:], ConversionSettings())
+    assert not pyramid.kept
+    assert len(pyramid.images[0].data) < 4000
+
+
+@pytest.mark.parametrize(("subsampling", "factors"), [("4:2:0", (2, 2)), ("4:2:2", (2, 1)), ("4:4:4", (1, 1))])
+def test_reencoded_levels_follow_the_settings(subsampling: str, factors: tuple[int, int]) -> None:
+    data = source(100, 140)
+    settings = ConversionSettings(levels=(128, 64), quality=80, subsampling=subsampling)  # pyright: ignore[reportArgumentType]
+    for image in build_pyramid(data, settings).images:
+        header = read_header(image.data)
+        assert header.sampling[0] == factors
+        assert header.plain
+        with Image.open(io.BytesIO(image.data)) as opened:
+            table = Image.open(io.BytesIO(jpeg_bytes(smooth_image(8, 8, seed=0), quality=80))).quantization
+            assert opened.quantization == table
+
+
+def test_smaller_levels_are_as_sharp_as_lanczos_of_the_original() -> None:
+    original = smooth_image(300, 400, seed=8)
+    buffer = io.BytesIO()
+    original.save(buffer, "PNG")
+    settings = ConversionSettings(levels=(256, 64), quality=95, subsampling="4:4:4")
+    small = build_pyramid(buffer.getvalue(), settings).images[1]
+    with Image.open(io.BytesIO(small.data)) as opened:
+        pixels = np.asarray(opened, np.float64)
+
+    def error(resample: Image.Resampling) -> float:
+        return float(np.abs(pixels - np.asarray(original.resize((64, 48), resample), np.float64)).mean())
+
+    assert error(Image.Resampling.LANCZOS) < error(Image.Resampling.BICUBIC)
+    assert error(Image.Resampling.LANCZOS) < error(Image.Resampling.BOX)
+
+
+def test_largest_sample_fits_into_a_page() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    settings = ConversionSettings(levels=(512, 511, 510), quality=100, subsampling="4:4:4")
+    images = build_pyramid(buffer.getvalue(), settings).images
+    assert sum(len(image.data) for image in images) <= settings.page_size
+    assert settings.page_size == 8 << 20
+    assert ConversionSettings(levels=(4096,)).page_size == 128 << 20
