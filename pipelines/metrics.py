@@ -1,0 +1,156 @@
+"""What is measured while training, and where it is written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.distributed import Process, sum_over_ranks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class SizeTotals:
+    """Sums over the steps of one size. Seconds are wall time; ``wait_seconds`` is the part spent waiting for data."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput over all ranks."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time spent waiting for data, in 0..1."""
+        return self.wait_seconds / self.seconds if self.seconds else 0.0
+
+
+class EpochMeter:
+    """Loss, throughput and waiting time of one epoch, by image size.
+
+    Call ``batch_arrived`` and ``step_done`` around every step. Both only read the clock: a GPU's queue is waited for
+    where the size changes and at the end, so that its time counts for the right size. On a GPU, waiting for data while
+    the queue is still at work counts as waiting too, so the waiting time is an upper bound there.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._sums = torch.zeros(2, dtype=torch.float64, device=process.device)
+        self._size: int | None = None
+        self._mark = self._arrived = time.perf_counter()
+        self.sizes: dict[int, SizeTotals] = {}
+
+    def restart_clock(self) -> None:
+        """Do not count the time since the last step: something else was done."""
+        self._mark = time.perf_counter()
+
+    def batch_arrived(self, size: int) -> None:
+        """The loop has received a batch."""
+        self._arrived = time.perf_counter()
+        wait = self._arrived - self._mark
+        if self._size not in (None, size):
+            self._finish_queue()
+        self._size = size
+        totals = self.sizes.setdefault(size, SizeTotals())
+        totals.wait_seconds += wait
+        totals.seconds += wait
+
+    def step_done(self, loss: torch.Tensor, num_images: int) -> None:
+        """The loop has dealt with the batch: its mean loss, and how many images it had on this rank."""
+        assert self._size is not None, "a batch arrived before"
+        self._sums[0] += loss.detach().double() * num_images
+        self._sums[1] += num_images
+        self._mark = time.perf_counter()
+        totals = self.sizes[self._size]
+        totals.steps += 1
+        totals.images += num_images * self._process.world_size
+        totals.seconds += self._mark - self._arrived
+
+    def finish(self) -> tuple[float, float]:
+        """End the epoch: its mean loss over all ranks, and its seconds."""
+        if self._size is not None:
+            self._arrived = time.perf_counter()
+            self._finish_queue()
+        loss, count = sum_over_ranks(self._sums, self._process).tolist()
+        return loss / count, sum(totals.seconds for totals in self.sizes.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All sums, over all ranks: every rank has to call it."""
+        sums = sum_over_ranks(self._sums, self._process).tolist()
+        return {"sums": sums, "sizes": {size: asdict(totals) for size, totals in self.sizes.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a saved state."""
+        if self._process.is_main:
+            self._sums += torch.tensor(state["sums"], dtype=torch.float64, device=self._process.device)
+        self.sizes = {int(size): SizeTotals(**totals) for size, totals in state["sizes"].items()}
+
+    def _finish_queue(self) -> None:
+        if self._process.device.type == "cuda":
+            torch.cuda.synchronize(self._process.device)
+            now = time.perf_counter()
+            assert self._size is not None, "there is a size whose queue it is"
+            self.sizes[self._size].seconds += now - self._arrived
+            self._arrived = now
+
+
+class RunLog:
+    """Writes ``log.jsonl``, one JSON object a line, and TensorBoard's files beside it where it is installed.
+
+    Args:
+        directory: of the run; lines are appended to a log that is there.
+        tensorboard: whether to write TensorBoard's files.
+    """
+
+    def __init__(self, directory: Path, *, tensorboard: bool) -> None:
+        path = directory / "log.jsonl"
+        is_torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._file = path.open("a", encoding="utf-8")
+        if is_torn:  # by a kill: what follows must not become part of that line
+            self._file.write("\n")
+        self._writer = _tensorboard_writer(directory) if tensorboard else None
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one line ``{"event": event, ...}``."""
+        self._file.write(json.dumps({"event": event, **fields}) + "\n")
+        self._file.flush()
+        if self._writer is not None and event == "epoch":
+            for name, value in _scalars(fields).items():
+                self._writer.add_scalar(name, value, fields["epoch"])
+
+    def close(self) -> None:
+        """Close all files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _tensorboard_writer(directory: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        logger.warning("TensorBoard is not installed: log.jsonl only. Install it with: pip install tensorboard")
+        return None
+    return SummaryWriter(directory / "tensorboard")
+
+
+def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
+    scalars = {name: epoch[name] for name in ("train_loss", "lr", "seconds")}
+    for size, totals in epoch["sizes"].items():
+        scalars[f"images_per_second/{size}"] = totals["images_per_second"]
+        scalars[f"wait_seconds/{size}"] = totals["wait_seconds"]
+    for size, result in epoch["eval"].items():
+        scalars |= {f"{name}/{size}": result[name] for name in ("top1", "top5", "loss")}
+    return scalars

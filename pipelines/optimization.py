@@ -1,0 +1,45 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pipelines.recipe import LearningRate, Optimizer
+
+
+def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.SGD:
+    """Make the optimizer; its learning rate is set before every step."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
+    decayed = [parameter for parameter in parameters if recipe.decay_all or parameter.ndim > 1]
+    others = [parameter for parameter in parameters if not recipe.decay_all and parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov
+    )
+
+
+def learning_rate(recipe: LearningRate, *, epoch: int, step: int, num_steps: int, num_epochs: int) -> float:
+    """The learning rate of one step: a function of its place in the run, so that resuming needs no state.
+
+    Args:
+        recipe: peak, warm-up and decay.
+        epoch: number of the epoch, from 0.
+        step: number of the step within the epoch, from 0.
+        num_steps: steps of this epoch.
+        num_epochs: length of the run.
+    """
+    position = epoch + step / num_steps
+    if position < recipe.warmup_epochs:
+        # The end of the step counts, because a first step at rate 0 would be lost.
+        return recipe.peak * min(1.0, (epoch + (step + 1) / num_steps) / recipe.warmup_epochs)
+    if recipe.decay == "step":
+        return recipe.peak * recipe.factor ** sum(epoch >= milestone for milestone in recipe.milestones)
+    share = (position - recipe.warmup_epochs) / max(num_epochs - recipe.warmup_epochs, 1e-9)
+    return recipe.peak * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,0 +1,263 @@
+"""What a training run is made of: a YAML file, checked field by field before anything else happens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, WholeImage
+from respipe.sampling.random_resized_crop import RandomResizedCrop
+from respipe.schedules import Schedule
+from respipe.schedules.registry import SCHEDULES, schedule_from_config
+
+RECIPES = Path(__file__).parent / "recipes"
+
+CROPS = {crop.__name__: crop for crop in (CenterCrop, RandomCrop, RandomResizedCrop, WholeImage)}
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CropChoice(BaseModel):
+    """A crop by name, with its own fields beside it: ``{name: RandomCrop, size: 32, padding: 4}``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: Literal["CenterCrop", "RandomCrop", "RandomResizedCrop", "WholeImage"]
+
+    @model_validator(mode="after")
+    def _check(self) -> CropChoice:
+        self.build()
+        return self
+
+    def build(self) -> Crop:
+        """Make the crop.
+
+        Raises:
+            ValueError: a field is unknown or out of range.
+        """
+        try:
+            return CROPS[self.name](**(self.model_extra or {}))
+        except TypeError as error:
+            raise ValueError(f"{self.name} cannot be built: {error}") from error
+
+
+class Model(Section):
+    """The network.
+
+    Args:
+        name: ``resnet50`` (torchvision), ``timm:resnet50d`` or ``cifar:resnet56``.
+        num_classes: length of the output; default: the classes of the training data.
+        options: further arguments of the model.
+    """
+
+    name: str
+    num_classes: Count | None = None
+    options: dict[str, Any] = {}
+
+
+class BatchTransform(Section):
+    """torchvision's ``v2.MixUp`` or ``v2.CutMix`` on every training batch.
+
+    Args:
+        name: which of them.
+        alpha: of the Beta distribution that the mixing ratio is drawn from.
+    """
+
+    name: Literal["MixUp", "CutMix"]
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Data(Section):
+    """How training batches are made; see :class:`respipe.Loader`.
+
+    Args:
+        batch_size: global batch size at the schedule's base size.
+        crop: of the training images.
+        flip_probability: of mirroring a crop.
+        normalize: a preset of the loader, or null for values in 0..1.
+        batch_transform: mixing of images, or null.
+    """
+
+    batch_size: Count
+    crop: CropChoice = CropChoice(name="RandomResizedCrop")
+    flip_probability: Share = 0.5
+    normalize: Literal["imagenet", "cifar10", "cifar100"] | None = "imagenet"
+    batch_transform: BatchTransform | None = None
+
+
+class Optimizer(Section):
+    """Stochastic gradient descent.
+
+    Args:
+        momentum: of the gradient.
+        nesterov: whether the momentum looks ahead.
+        weight_decay: L2 penalty, as part of the gradient.
+        decay_all: whether BatchNorm's parameters and biases decay too, as in the papers.
+    """
+
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 1e-4
+    decay_all: bool = True
+
+
+class LearningRate(Section):
+    """The learning rate at every step; see :func:`pipelines.optimization.learning_rate`.
+
+    Args:
+        peak: after the warm-up.
+        decay: ``step`` multiplies by ``factor`` at each milestone; ``cosine`` falls to 0 at the end of the run.
+        milestones: first epochs that run with a lower rate.
+        factor: of each step.
+        warmup_epochs: over which the rate rises linearly from near 0.
+    """
+
+    peak: Annotated[float, Field(gt=0)]
+    decay: Literal["step", "cosine"] = "step"
+    milestones: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: NonNegative = 0.0
+
+
+class Evaluation(Section):
+    """Accuracy on the validation data.
+
+    Args:
+        sizes: sides in pixels to evaluate at.
+        every: epochs between evaluations; the last epoch is always evaluated.
+        batch_size: global batch size.
+        crop: of the evaluation images.
+    """
+
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    every: Count = 1
+    batch_size: Count = 256
+    crop: CropChoice = CropChoice(name="CenterCrop")
+
+
+class Runtime(Section):
+    """Where and how the run is carried out. May differ when a run is resumed.
+
+    Args:
+        device: ``auto`` takes the GPU where there is one.
+        backend: of the loader.
+        num_threads: decoding threads per process; default: the cores it may use.
+        num_prefetch: batches decoded ahead.
+        checkpoint_steps: also save every so many steps within an epoch; null saves after each epoch only.
+        tensorboard: write TensorBoard logs too.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "dali", "ffcv", "reference"] = "auto"
+    num_threads: Count | None = None
+    num_prefetch: Count = 3
+    checkpoint_steps: Count | None = None
+    tensorboard: bool = True
+
+
+class Recipe(Section):
+    """A whole run.
+
+    Args:
+        model, data, optimizer, learning_rate, evaluation, runtime: its parts.
+        schedule: ``name`` of a class in :mod:`respipe.schedules` and its fields.
+        epochs: length of the run.
+        seed: of the weights, the data and everything else that is drawn.
+        label_smoothing: of the loss.
+        precision: ``auto`` is bfloat16 autocast on a GPU and plain float32 on the CPU.
+        channels_last: memory format of the model.
+    """
+
+    model: Model
+    schedule: dict[str, Any]
+    data: Data
+    learning_rate: LearningRate
+    evaluation: Evaluation
+    epochs: Count
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    channels_last: bool = True
+    optimizer: Optimizer = Optimizer()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        self.build_schedule()
+        return self
+
+    def build_schedule(self) -> Schedule:
+        """Make the schedule. A schedule that knows the length of its run is told ``epochs``.
+
+        Raises:
+            ValueError: a field is unknown or out of range.
+        """
+        config = dict(self.schedule)
+        make = SCHEDULES.get(config.get("name", ""))
+        if make is not None and "num_epochs" in inspect.signature(make).parameters:
+            config.setdefault("num_epochs", self.epochs)
+        return schedule_from_config(config)
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file, or the name of one in ``pipelines/recipes``.
+        overrides: ``key=value`` with a dotted key and a YAML value, such as ``data.batch_size=128``.
+
+    Raises:
+        ValueError: the file or an override is not a recipe; the message names each wrong field.
+    """
+    file = Path(path)
+    if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
+        file = RECIPES / f"{path}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise ValueError(f"`RECIPE` must be a YAML file or one of {names}; got {path!r}.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"`RECIPE` must hold a mapping; {file} holds {type(content).__name__}.")
+        for override in overrides:
+            content = _override(content, override)
+        return Recipe.model_validate(content)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`RECIPE` must be YAML; {file}: {error}") from error
+    except ValidationError as error:
+        raise ValueError(f"{file} is not a valid recipe:\n{_explain(error)}") from error
+
+
+def _override(content: Mapping[str, Any], override: str) -> dict[str, Any]:
+    key, equals, value = override.partition("=")
+    if not (equals and key):
+        raise ValueError(f"`--set` must be key=value; got {override!r}. Write for example data.batch_size=128.")
+    return _replaced(content, key.split("."), yaml.safe_load(value))
+
+
+def _replaced(content: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
+    first, *rest = keys
+    inner = content.get(first)
+    return {**content, first: _replaced(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def _explain(error: ValidationError) -> str:
+    lines = list[str]()
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        found = "" if problem["type"] in {"missing", "value_error"} else f"; got {problem['input']!r}"
+        lines.append(f"  {f'`{field}`: ' if field else ''}{problem['msg'].removeprefix('Value error, ')}{found}")
+    return "\n".join(lines)

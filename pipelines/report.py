@@ -1,0 +1,67 @@
+"""A finished run in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from pipelines.metrics import SizeTotals
+
+Epoch = Mapping[str, Any]
+"""One ``epoch`` line of ``log.jsonl``."""
+
+
+def totals_by_size(epochs: Sequence[Epoch]) -> dict[int, SizeTotals]:
+    """Sum the epochs' measurements, largest size first."""
+    totals = dict[int, SizeTotals]()
+    for epoch in epochs:
+        for size, measured in epoch["sizes"].items():
+            total = totals.setdefault(int(size), SizeTotals())
+            total.steps += measured["steps"]
+            total.images += measured["images"]
+            total.seconds += measured["seconds"]
+            total.wait_seconds += measured["wait_seconds"]
+    return dict(sorted(totals.items(), reverse=True))
+
+
+def best_and_last(epochs: Sequence[Epoch]) -> dict[int, tuple[float, float]]:
+    """Highest and last top-1 at each evaluation size, largest size first."""
+    scores = dict[int, list[float]]()
+    for epoch in epochs:
+        for size, result in epoch["eval"].items():
+            scores.setdefault(int(size), []).append(result["top1"])
+    return {size: (max(values), values[-1]) for size, values in sorted(scores.items(), reverse=True)}
+
+
+def epoch_line(epoch: Epoch, num_epochs: int) -> str:
+    """One epoch on one line."""
+    parts = [f"epoch {epoch['epoch'] + 1}/{num_epochs}", f"loss {epoch['train_loss']:.3f}"]
+    for size, total in totals_by_size([epoch]).items():
+        parts.append(f"{size} px: {total.images_per_second:.0f} images/s, waiting {total.wait_share:.0%}")
+    parts += [f"top-1 {result['top1']:.1%} at {size} px" for size, result in epoch["eval"].items()]
+    return "  ".join(parts)
+
+
+def speed_table(epochs: Sequence[Epoch]) -> Table:
+    """Throughput and waiting time by training size."""
+    table = Table("trained at", "steps", "images", "time (s)", "images/s", "waiting for data", title="Speed")
+    for column in table.columns:
+        column.justify = "right"
+    for size, total in totals_by_size(epochs).items():
+        table.add_row(
+            f"{size} px", f"{total.steps:,}", f"{total.images:,}", f"{total.seconds:.1f}",
+            f"{total.images_per_second:.0f}", f"{total.wait_share:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def accuracy_table(epochs: Sequence[Epoch]) -> Table:
+    """Best and last accuracy by evaluation size."""
+    table = Table("evaluated at", "last top-1", "best top-1", title="Accuracy")
+    for column in table.columns:
+        column.justify = "right"
+    for size, (best, last) in best_and_last(epochs).items():
+        table.add_row(f"{size} px", f"{last:.2%}", f"{best:.2%}")
+    return table

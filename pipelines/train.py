@@ -1,0 +1,374 @@
+"""Train a classifier under a resolution schedule, on one process or many.
+
+::
+
+    python -m pipelines.train RECIPE --data TRAIN --val VAL --output DIR
+    torchrun --nproc-per-node 8 -m pipelines.train RECIPE --data TRAIN --val VAL --output DIR --resume
+
+``RECIPE`` is a YAML file (see ``pipelines/recipe.py``) or the name of one in ``pipelines/recipes``. ``TRAIN`` and
+``VAL`` are ``.beton`` files or folders with one subfolder per class.
+
+``DIR`` receives ``checkpoint.pt`` and ``log.jsonl``. With ``--resume`` a killed run goes on from its checkpoint and
+ends as if it had never been killed: nothing depends on hidden random state, because dropout and the like are seeded for
+each step on its own.
+
+``log.jsonl`` holds one JSON object a line. Shares are in 0..1, times in seconds; ``seconds`` is the training time of an
+epoch, ``elapsed`` that of the run with evaluation. A resumed run may write an epoch again: the later line counts. ::
+
+    {"event": "start", "recipe": {...}, "schedule": "TRD(...)", "world_size": 1, "device": "cpu", "backend": "ffcv",
+     "num_samples": 50000, "steps_per_epoch": 390, "macs": {"32": 9e7, "16": 2e7}}
+    {"event": "resume", "epoch": 3, "step": 0}
+    {"event": "epoch", "epoch": 0, "seconds": 9.1, "elapsed": 9.9, "train_loss": 2.1, "lr": 0.1,
+     "sizes": {"32": {"steps": 390, "images": 49920, "seconds": 9.1, "wait_seconds": 0.1, "images_per_second": 5486}},
+     "eval": {"32": {"top1": 0.3, "top5": 0.8, "loss": 1.9}}}
+    {"event": "end", "elapsed": 99.0, "top1": {"32": {"best": 0.9, "last": 0.9}}}
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import nn
+from torchvision.transforms import v2
+
+import respipe
+from pipelines import report
+from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
+from pipelines.distributed import Process, process_group, share_buffers, wrap
+from pipelines.metrics import EpochMeter, RunLog
+from pipelines.models import build_model
+from pipelines.optimization import build_optimizer, learning_rate
+from pipelines.recipe import Recipe, load_recipe
+from respipe.errors import NoEffectWarning, RespipeError
+from respipe.storage.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that a run consists of.
+
+    Args:
+        recipe: what it was made from.
+        process: its place among the processes.
+        output: folder of checkpoint and log.
+        val: validation data, or None.
+        loader: of the training data.
+        model: the network itself.
+        parallel: the network as it is trained, with gradients averaged over processes.
+        criterion: logits and labels to mean loss.
+        optimizer: its learning rate is set before each step.
+        scaler: of the loss, for float16 only.
+        history: the epochs so far, as in the log.
+        elapsed: seconds before ``started``.
+        started: when this process took up the run.
+    """
+
+    recipe: Recipe
+    process: Process
+    output: Path
+    val: str | None
+    loader: respipe.Loader
+    model: nn.Module
+    parallel: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    history: list[dict[str, Any]] = field(default_factory=list)
+    elapsed: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Time spent on the run so far."""
+        return self.elapsed + time.perf_counter() - self.started
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    parser = argument_parser()
+    options = parser.parse_args(arguments)
+    overrides = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
+    try:
+        recipe = load_recipe(options.recipe, overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    with process_group(recipe.runtime.device) as process:
+        console = Console(quiet=not process.is_main)
+        logging.getLogger().setLevel(logging.INFO if process.is_main else logging.ERROR)
+        try:
+            run = prepare(recipe, process, data=options.data, val=options.val, output=options.output)
+            meter = restore(run, resume=options.resume)
+        except (ValueError, RespipeError) as error:
+            parser.error(str(error))
+        logging.getLogger("respipe.backends").setLevel(logging.WARNING)  # each evaluation would name its backend again
+        with run.loader:
+            train(run, console, meter)
+        console.print(report.speed_table(run.history), report.accuracy_table(run.history))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.train", description="Train a classifier under a resolution schedule."
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one in pipelines/recipes")
+    parser.add_argument("--data", required=True, help="training data: .beton file or class folder")
+    parser.add_argument("--val", help="validation data: .beton file or class folder")
+    parser.add_argument("--output", required=True, type=Path, help="folder for checkpoint and logs")
+    parser.add_argument("--epochs", type=int, help="length of the run, instead of the recipe's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="change a field of the recipe, such as data.batch_size=128")  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, if there is one")
+    return parser
+
+
+def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, output: Path) -> Run:
+    """Build data, model and optimizer; the same on every process."""
+    torch.manual_seed(recipe.seed)
+    schedule = recipe.build_schedule()
+    with closing(respipe.open_dataset(data)) as dataset:
+        num_classes = check_classes(recipe, dataset, val)
+    transform = recipe.data.batch_transform
+    mixing = {"MixUp": v2.MixUp, "CutMix": v2.CutMix}
+    loader = respipe.Loader(
+        data,
+        schedule,
+        batch_size=recipe.data.batch_size,
+        backend=recipe.runtime.backend,
+        device=process.device,
+        normalize=recipe.data.normalize,
+        seed=recipe.seed,
+        crop=recipe.data.crop.build(),
+        flip_probability=recipe.data.flip_probability,
+        batch_transform=mixing[transform.name](alpha=transform.alpha, num_classes=num_classes) if transform else None,
+        num_threads=recipe.runtime.num_threads,
+        num_prefetch=recipe.runtime.num_prefetch,
+    )
+    model = build_model(recipe.model.name, num_classes=num_classes, options=recipe.model.options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning if process.is_main else UserWarning)
+        model = respipe.adapt(model, schedule)
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = model.to(process.device, memory_format=memory_format)
+    return Run(
+        recipe=recipe,
+        process=process,
+        output=output,
+        val=val,
+        loader=loader,
+        model=model,
+        parallel=wrap(model, process),
+        criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+        optimizer=build_optimizer(model, recipe.optimizer),
+        scaler=torch.amp.GradScaler(process.device.type, enabled=recipe.precision == "float16"),
+    )
+
+
+def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
+    """The length of the model's output, once training and validation data are known to have the same classes."""
+    num_classes = recipe.model.num_classes or int(train.labels.max()) + 1
+    if train.labels.max() >= num_classes:
+        raise ValueError(
+            f"`model.num_classes` must cover every label; got {num_classes} and a label {train.labels.max()}."
+        )
+    if val is not None:
+        with closing(respipe.open_dataset(val)) as dataset:
+            if train.classes and dataset.classes and train.classes != dataset.classes:
+                differing = sorted(set(train.classes).symmetric_difference(dataset.classes))
+                raise ValueError(
+                    f"`--val` must have the classes of `--data`; only one of them has {differing[:5]}. "
+                    "Give both the same subfolders."
+                )
+    return num_classes
+
+
+def restore(run: Run, *, resume: bool) -> EpochMeter | None:
+    """Go on from the checkpoint, if asked to; returns the measurements of an epoch left in its midst."""
+    if not resume and (run.output / NAME).exists():
+        raise ValueError(f"`--output` must be a folder without a run; {run.output} has one. Pass --resume to go on.")
+    checkpoint = load_checkpoint(run.output, identity(run.recipe)) if resume else None
+    if checkpoint is None:
+        return None
+    run.model.load_state_dict(checkpoint["model"])
+    run.optimizer.load_state_dict(checkpoint["optimizer"])
+    run.scaler.load_state_dict(checkpoint["scaler"])
+    run.loader.load_state_dict(checkpoint["loader"])
+    run.history, run.elapsed = checkpoint["history"], checkpoint["elapsed"]
+    if checkpoint["meter"] is None:
+        return None
+    meter = EpochMeter(run.process)
+    meter.load_state_dict(checkpoint["meter"])
+    return meter
+
+
+def save(run: Run, meter: EpochMeter | None) -> None:
+    """Write the checkpoint: after an epoch, or, with its measurements so far, in its midst."""
+    measured = meter.state_dict() if meter is not None else None
+    if run.process.is_main:
+        content = {
+            "recipe": identity(run.recipe),
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "loader": run.loader.state_dict(),
+            "meter": measured,
+            "history": run.history,
+            "elapsed": run.seconds(),
+        }
+        save_checkpoint(run.output, content)
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that must not change when a run is resumed."""
+    return recipe.model_dump(mode="json", exclude={"runtime"})
+
+
+def train(run: Run, console: Console, meter: EpochMeter | None) -> None:
+    """Train all epochs that are left."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    log = open_log(run)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("")
+            for epoch in range(run.loader.epoch, run.recipe.epochs):
+                run.loader.set_epoch(epoch)
+                record = train_epoch(run, epoch, meter or EpochMeter(run.process), progress, bar)
+                meter = None
+                record["eval"] = evaluate(run, epoch, progress, bar)
+                record["elapsed"] = run.seconds()
+                run.history.append(record)
+                if log is not None:
+                    log.write("epoch", **record)
+                save(run, None)
+                console.print(report.epoch_line(record, run.recipe.epochs), highlight=False, soft_wrap=True)
+        if log is not None:
+            scores = report.best_and_last(run.history).items()
+            top1 = {str(size): {"best": best, "last": last} for size, (best, last) in scores}
+            log.write("end", elapsed=run.seconds(), top1=top1)
+    finally:
+        if log is not None:
+            log.close()
+
+
+def open_log(run: Run) -> RunLog | None:
+    """The log, on the main process only, with its first line written."""
+    if not run.process.is_main:
+        return None
+    log = RunLog(run.output, tensorboard=run.recipe.runtime.tensorboard)
+    if run.loader.epoch or run.loader.step:
+        log.write("resume", epoch=run.loader.epoch, step=run.loader.step)
+    else:
+        count = respipe.cost.counted(run.model)
+        log.write(
+            "start",
+            recipe=run.recipe.model_dump(mode="json"),
+            schedule=repr(run.loader.schedule),
+            world_size=run.process.world_size,
+            device=str(run.process.device),
+            backend=run.loader.backend,
+            num_samples=len(run.loader.dataset),
+            steps_per_epoch=run.loader.num_steps(0),
+            macs={str(size): count(size) for size in run.loader.schedule.sizes},
+        )
+    return log
+
+
+def train_epoch(run: Run, epoch: int, meter: EpochMeter, progress: Progress, bar: TaskID) -> dict[str, Any]:
+    """Train what is left of an epoch."""
+    recipe, num_steps = run.recipe, run.loader.num_steps(epoch)
+    run.parallel.train()
+    progress.reset(bar, total=num_steps, completed=run.loader.step, description=f"epoch {epoch + 1}/{recipe.epochs}")
+    meter.restart_clock()
+    rate = 0.0
+    for images, labels in run.loader:
+        meter.batch_arrived(images.shape[-1])
+        step = run.loader.step - 1
+        rate = learning_rate(
+            recipe.learning_rate, epoch=epoch, step=step, num_steps=num_steps, num_epochs=recipe.epochs
+        )
+        seed_step(recipe.seed, epoch, step, run.process.rank)
+        loss = train_step(run, images, labels, rate)
+        meter.step_done(loss, len(images))
+        progress.update(bar, advance=1, description=f"epoch {epoch + 1}/{recipe.epochs}, {images.shape[-1]} px")
+        every = recipe.runtime.checkpoint_steps
+        if every is not None and (step + 1) % every == 0 and step + 1 < num_steps:
+            save(run, meter)
+            meter.restart_clock()
+    loss, seconds = meter.finish()
+    if not math.isfinite(loss):
+        raise RuntimeError(f"The loss of epoch {epoch} is {loss}: training has diverged. Lower learning_rate.peak.")
+    sizes = {
+        str(size): {**asdict(totals), "images_per_second": totals.images_per_second}
+        for size, totals in meter.sizes.items()
+    }
+    return {"epoch": epoch, "seconds": seconds, "train_loss": loss, "lr": rate, "sizes": sizes}
+
+
+def train_step(run: Run, images: torch.Tensor, labels: torch.Tensor, rate: float) -> torch.Tensor:
+    """One step of the optimizer; returns the mean loss."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    with autocast(run):
+        loss = run.criterion(run.parallel(images), labels)
+    run.optimizer.zero_grad()
+    run.scaler.scale(loss).backward()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return loss
+
+
+def autocast(run: Run) -> torch.autocast:
+    """The precision that the recipe asks for."""
+    device, precision = run.process.device.type, run.recipe.precision
+    if precision == "auto":
+        precision = "bfloat16" if device == "cuda" else "float32"
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device, dtype=dtype, enabled=precision != "float32")
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Give what a step draws (dropout and the like) a seed of its own, so that resuming needs no random state."""
+    words = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(words[0]))
+
+
+def evaluate(run: Run, epoch: int, progress: Progress, bar: TaskID) -> dict[str, dict[str, float]]:
+    """Accuracy at the recipe's sizes, or nothing in epochs without evaluation."""
+    recipe = run.recipe.evaluation
+    if run.val is None or ((epoch + 1) % recipe.every and epoch + 1 < run.recipe.epochs):
+        return {}
+    share_buffers(run.model, run.process)
+    progress.reset(bar, description="evaluating")
+    with autocast(run):
+        results = respipe.evaluate(
+            run.model,
+            run.val,
+            recipe.sizes,
+            batch_size=recipe.batch_size,
+            backend=run.recipe.runtime.backend,
+            normalize=run.recipe.data.normalize,
+            crop=recipe.crop.build(),
+            num_threads=run.recipe.runtime.num_threads,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    return {str(result.size): {"top1": result.top1, "top5": result.top5, "loss": result.loss} for result in results}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from torch import nn
+
+from pipelines.optimization import build_optimizer, learning_rate
+from pipelines.recipe import LearningRate, Optimizer
+
+
+def rate(recipe: LearningRate, epoch: int, step: int, *, num_steps: int = 10, num_epochs: int = 20) -> float:
+    return learning_rate(recipe, epoch=epoch, step=step, num_steps=num_steps, num_epochs=num_epochs)
+
+
+def test_step_decay_falls_at_the_first_step_of_each_milestone() -> None:
+    recipe = LearningRate(peak=0.8, milestones=(5, 12), factor=0.5)
+    assert [rate(recipe, epoch, step) for epoch, step in [(0, 0), (4, 9), (5, 0), (11, 9), (12, 0), (19, 9)]] == [
+        0.8, 0.8, 0.4, 0.4, 0.2, 0.2,
+    ]  # fmt: skip
+
+
+def test_warmup_rises_linearly_and_reaches_the_peak_at_its_last_step() -> None:
+    recipe = LearningRate(peak=1.0, warmup_epochs=2)
+    rates = [rate(recipe, epoch, step) for epoch in range(3) for step in range(10)]
+    assert rates == pytest.approx([min(1.0, (number + 1) / 20) for number in range(30)])
+
+
+def test_cosine_starts_at_the_peak_is_halved_midway_and_ends_near_zero() -> None:
+    recipe = LearningRate(peak=0.4, decay="cosine", warmup_epochs=4)
+    assert rate(recipe, 4, 0) == pytest.approx(0.4)
+    assert rate(recipe, 12, 0) == pytest.approx(0.2)
+    assert rate(recipe, 19, 9) == pytest.approx(0.4 * 0.5 * (1 - math.cos(math.pi * 0.1 / 16)))
+    rates = [rate(recipe, epoch, step) for epoch in range(4, 20) for step in range(10)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_rate_depends_on_the_place_in_the_epoch_not_on_its_number_of_steps() -> None:
+    recipe = LearningRate(peak=0.4, decay="cosine")
+    assert rate(recipe, 3, 5, num_steps=10) == rate(recipe, 3, 50, num_steps=100)
+
+
+def test_norms_and_biases_are_exempt_from_decay_on_request() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    weights, others = build_optimizer(model, Optimizer(weight_decay=0.1, decay_all=False)).param_groups
+    assert (weights["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert {id(parameter) for parameter in weights["params"]} == {id(model[0].weight), id(model[3].weight)}
+    assert len(others["params"]) == 4
+    (everything,) = build_optimizer(model, Optimizer(weight_decay=0.1)).param_groups
+    assert len(everything["params"]) == 6
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    (group,) = build_optimizer(model, Optimizer()).param_groups
+    assert [id(parameter) for parameter in group["params"]] == [id(model.weight)]

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+
+from pipelines.models import build_model
+from pipelines.recipe import RECIPES, load_recipe
+from respipe.sampling.crops import RandomCrop, WholeImage
+from respipe.schedules import TRD, Constant
+
+ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def test_the_recipes_that_the_readme_names_are_there() -> None:
+    assert {"trd_imagenet", "trd_cifar10", "baseline_imagenet", "baseline_cifar10", "demo"} <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_recipe_plans_all_its_epochs_and_its_model_takes_every_size(name: str) -> None:
+    recipe = load_recipe(name)
+    schedule = recipe.build_schedule()
+    sizes = {
+        step.sizes
+        for epoch in range(recipe.epochs)
+        for step in set(
+            schedule.steps(epoch, num_samples=5 * recipe.data.batch_size, batch_size=recipe.data.batch_size)
+        )
+    }
+    assert sizes == {(size,) for size in schedule.sizes}
+    with torch.device("meta"):
+        model = build_model(recipe.model.name, num_classes=10, options=recipe.model.options).eval()
+        for size in {*schedule.sizes, *recipe.evaluation.sizes}:
+            assert model(torch.empty(2, 3, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_recipe_begins_with_the_command_that_runs_it(name: str) -> None:
+    header = (RECIPES / f"{name}.yaml").read_text().split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"-m pipelines.train {name} --data" in header
+    assert "Expected" in header
+
+
+@pytest.mark.parametrize("data", ["imagenet", "cifar10"])
+def test_baselines_differ_from_their_trd_recipe_in_the_schedule_alone(data: str) -> None:
+    trd, baseline = (load_recipe(f"{kind}_{data}") for kind in ("trd", "baseline"))
+    assert trd.model_dump(exclude={"schedule"}) == baseline.model_dump(exclude={"schedule"})
+    assert baseline.build_schedule() == Constant(trd.build_schedule().base_size)
+
+
+def test_trd_imagenet_is_the_papers_schedule() -> None:
+    schedule = load_recipe("trd_imagenet").build_schedule()
+    assert schedule == TRD(224, 112, 0.5, milestones=(75, 150, 225), guard=(2, 2), num_epochs=300)
+
+
+def test_trd_cifar10_is_the_papers_augmentation() -> None:
+    recipe = load_recipe("trd_cifar10")
+    assert recipe.data.crop.build() == RandomCrop(32, padding=4)
+    assert recipe.evaluation.crop.build() == WholeImage()
+    assert recipe.build_schedule().sizes == (32, 16)
+
+
+def test_overrides_reach_nested_fields_and_parse_yaml() -> None:
+    recipe = load_recipe(
+        "trd_cifar10",
+        ["epochs=3", "data.batch_size=64", "schedule={name: Constant, size: 24}", "learning_rate.milestones=[1, 2]"],
+    )
+    assert (recipe.epochs, recipe.data.batch_size) == (3, 64)
+    assert recipe.build_schedule() == Constant(24)
+    assert recipe.learning_rate.milestones == (1, 2)
+    assert recipe.data.crop.build() == RandomCrop(32, padding=4)
+
+
+def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
+    schedule = load_recipe("demo", ["epochs=7"]).build_schedule()
+    assert isinstance(schedule, TRD)
+    assert schedule.num_epochs == 7
+    schedule = load_recipe("demo", ["schedule.num_epochs=9"]).build_schedule()
+    assert isinstance(schedule, TRD)
+    assert schedule.num_epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_size=0", r"`data.batch_size`: .*greater than or equal to 1; got 0"),
+        ("data.batchsize=3", r"`data.batchsize`: Extra inputs are not permitted; got 3"),
+        ("schedule.participation=1.5", r"`participation` must lie between 0 and 1; got 1.5"),
+        ("schedule.width=3", r"`schedule.width` must be a field of TRD"),
+        ("schedule.name=Trd", r"`schedule.name` must be a known schedule; got 'Trd'"),
+        ("data.crop={name: RandomCrop}", r"`data.crop`: RandomCrop cannot be built: .*'size'"),
+        ("data.crop={name: Scissors}", r"`data.crop.name`: .*; got 'Scissors'"),
+        ("evaluation.sizes=[]", r"`evaluation.sizes`: .*at least 1 item"),
+        ("precision=int8", r"`precision`: .*; got 'int8'"),
+        ("learning_rate.decay=exponential", r"`learning_rate.decay`"),
+        ("epochs", r"`--set` must be key=value; got 'epochs'"),
+        ("epochs=[", r"`RECIPE` must be YAML"),
+    ],
+)
+def test_wrong_field_is_named_with_its_rule_and_value(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe("trd_cifar10", [override])
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"(?s)`data.batch_size`.*`label_smoothing`"):
+        load_recipe("trd_cifar10", ["data.batch_size=-1", "label_smoothing=1"])
+
+
+def test_missing_field_and_missing_file_are_named(tmp_path: Path) -> None:
+    content = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    del content["learning_rate"]["peak"]
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"own.yaml is not a valid recipe:\n  `learning_rate.peak`: Field required"):
+        load_recipe(str(path))
+    with pytest.raises(ValueError, match=r"must be a YAML file or one of .*trd_imagenet.*; got 'nowhere.yaml'"):
+        load_recipe("nowhere.yaml")
+    path.write_text("- a list")
+    with pytest.raises(ValueError, match=r"must hold a mapping; .* holds list"):
+        load_recipe(str(path))
+
+
+def test_recipe_cannot_be_changed() -> None:
+    recipe = load_recipe("demo")
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.epochs = 3
