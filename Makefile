@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all a newcomer types: the first target that needs .venv builds it.
+
+python := .venv/bin/python
+installed := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench install clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(installed) ## train a small ResNet under a schedule and at one size, and compare the two
+	@$(python) -m pipelines.demo
+
+test: $(installed) ## check style and types, then run the tests (options for pytest: ARGS="-k loader -x")
+	@lint=0; $(MAKE) --no-print-directory lint || lint=1; \
+	$(python) -m pytest $(ARGS) && exit $$lint
+
+lint: $(installed) ## check style and types
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+
+format: $(installed) ## rewrite the sources in the project's style
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+bench: $(installed) ## compare the speed of all loaders on DATA=<class folder or .beton file>
+	@test -n "$(DATA)" || { echo 'make bench needs images: make bench DATA=<class folder or .beton file>' >&2; exit 2; }
+	@$(python) tools/bench_loaders.py "$(DATA)" $(ARGS)
+
+install: ## build or repair .venv, trying again whatever could not be installed before
+	@rm -f $(installed)
+	@$(MAKE) --no-print-directory $(installed)
+
+clean: ## remove .venv, caches and what the demo wrote
+	rm -rf .venv .demo build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(installed): pyproject.toml tools/install.sh
+	@bash tools/install.sh
+	@touch $@
