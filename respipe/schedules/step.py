@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from respipe.schedules.checks import check_choice, check_int, check_sequence
+
 Mode = Literal["full", "low"]
 
 
@@ -22,6 +24,7 @@ class Step:
         mode: ``"low"`` where the model is to pool its kernels for this step, else ``"full"``.
 
     Raises:
+        TypeError: ``sizes`` is no sequence, or a number is no integer.
         ValueError: a field is out of range.
     """
 
@@ -31,15 +34,13 @@ class Step:
     mode: Mode = "full"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
-        if not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"`sizes` must be one or more positive side lengths; got {self.sizes}.")
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1; got {self.batch_size}.")
-        if self.duplicates < 1:
-            raise ValueError(f"`duplicates` must be at least 1; got {self.duplicates}.")
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"`mode` must be one of {get_args(Mode)}; got {self.mode!r}.")
+        sizes = tuple(check_int("sizes", size, least=1) for size in check_sequence("sizes", self.sizes))
+        if not sizes:
+            raise ValueError("`sizes` must name at least one side length; got none.")
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "batch_size", check_int("batch_size", self.batch_size, least=1))
+        object.__setattr__(self, "duplicates", check_int("duplicates", self.duplicates, least=1))
+        check_choice("mode", self.mode, get_args(Mode))
 
     @property
     def num_images(self) -> int:
