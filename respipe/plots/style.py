@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; yellow is left out because it fades on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+# Grey and violet are added for the benchmark's eight loaders.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6BB1")
 GREY = "#8A8A8A"
 INK = "#222222"
 
