@@ -1,6 +1,6 @@
 """The demo's data: small photographs of things that do not exist.
 
-Each image shows one large shape, which is its class, at a random place, angle, scale and colour, before a cluttered
+Each image shows one large shape, which is its class, at a random place, tilt, scale and colour, before a cluttered
 background. Colours say nothing about the class; each class has a favourite texture, which it shares with another one.
 Image ``i`` of a split depends on the seed, the split and ``i`` alone::
 
@@ -134,8 +134,8 @@ def _enlarged(values: Pixels, height: int, width: int) -> Pixels:
 
 
 def _placed(shape: Sequence[Points], height: int, width: int, rng: np.random.Generator) -> list[Points]:
-    """The shape in pixels: at a random scale, stretch, angle and place, wholly inside the image."""
-    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.34, 0.48) * min(height, width)
+    """The shape in pixels: at a random scale, stretch, tilt and place, wholly inside the image."""
+    angle, radius = rng.uniform(-0.6, 0.6), rng.uniform(0.34, 0.48) * min(height, width)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.diag(rng.uniform(0.8, 1.0, size=2))
     centre = rng.uniform([radius, radius], [width - radius, height - radius])

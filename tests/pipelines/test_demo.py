@@ -11,7 +11,8 @@ from pipelines import demo
 def test_demo_leaves_both_runs_and_their_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["epochs=4", "data.batch_size=10", "runtime={backend: reference, num_threads: 1, tensorboard: false}"]
     sizes = ["evaluation={sizes: [32], every: 4}", "schedule.full_size=32", "schedule.reduced_size=16"]
-    overrides = [flag for change in (*tiny, *sizes) for flag in ("--set", change)]
+    ending = ["schedule.final_full_epochs=2"]
+    overrides = [flag for change in (*tiny, *sizes, *ending) for flag in ("--set", change)]
     demo.main(["--output", str(tmp_path), "--images", "40", *overrides])
 
     fixed, trd = (demo.read_log(tmp_path / name) for name in demo.RUNS)
