@@ -25,8 +25,8 @@ format: $(installed) ## rewrite the sources in the project's style
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
-bench: $(installed) ## compare the speed of all loaders on DATA=<class folder or .beton file>
-	@test -n "$(DATA)" || { echo 'make bench needs images: make bench DATA=<class folder or .beton file>' >&2; exit 2; }
+bench: $(installed) ## compare the speed of all loaders on DATA=<class folder of JPEGs>
+	@test -n "$(DATA)" || { echo 'make bench needs images: make bench DATA=<class folder of JPEGs>' >&2; exit 2; }
 	@$(python) tools/bench_loaders.py "$(DATA)" $(ARGS)
 
 install: ## build or repair .venv, trying again whatever could not be installed before

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from respipe.storage.jpeg import JpegError, JpegHeader, is_complete, read_header
 from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
@@ -111,6 +111,9 @@ def _decode_with_pillow(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
             rgb = upright_rgb(opened)
             if opened.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
                 traits.append("EXIF-rotated")
+    except UnidentifiedImageError as error:
+        # Pillow's own message names an object in memory, another one in every run.
+        raise BrokenImageError("it is no image of a known format") from error
     except UNREADABLE as error:
         raise BrokenImageError(str(error) or type(error).__name__) from error
     return rgb, tuple(traits)

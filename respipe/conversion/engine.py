@@ -162,7 +162,7 @@ class _Conversion:
     def _check_target(self) -> None:
         if self.target.exists() and not self.overwrite:
             raise ConversionError(
-                f"{self.target} exists already. Choose another target, remove it, or pass overwrite=True."
+                f"{self.target} exists already. Choose another target, remove it, or pass overwrite=True (--overwrite)."
             )
 
     def _resume(self, journal: Journal, writer: BetonWriter, source: Source) -> int:

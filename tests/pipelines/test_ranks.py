@@ -20,7 +20,9 @@ MORE = ("--epochs", "2", "--set", "data.batch_size=8", "--set", "runtime.checkpo
 
 
 def torchrun(folder: Path, data: Path, line: list[str], *, num_steps: int = 1000) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # The address, because not every machine can look up its own name.
+    options = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
     subprocess.run(
         [*command, "-m", "tests.pipelines.ranks", str(folder), str(data), str(num_steps), *line],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=150,
