@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from respipe.schedules.sequence import tally
+from respipe.schedules.sequence import tally_epochs
 from respipe.schedules.step import Schedule, Step
 
 Macs = Callable[[int], float]
@@ -91,11 +91,9 @@ def mean_macs(schedule: Schedule, macs: Macs, *, num_epochs: int, num_samples: i
     Raises:
         ValueError: there is no epoch, or the dataset holds less than one batch.
     """
-    if num_epochs < 1:
-        raise ValueError(f"`num_epochs` must be at least 1; got {num_epochs}. Pass the length of the run.")
     counts: Counter[Step] = Counter()
-    for epoch in range(num_epochs):
-        counts.update(tally(schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)))
+    for steps in tally_epochs(schedule, num_epochs=num_epochs, num_samples=num_samples, batch_size=batch_size):
+        counts.update(steps)
     num_images = sum(count * step.num_images for step, count in counts.items())
     mean = sum(
         count * step.num_images / num_images * macs(size) for step, count in counts.items() for size in step.sizes

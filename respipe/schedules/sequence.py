@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.schedules.checks import check_int
-from respipe.schedules.step import Step
+from respipe.schedules.step import Schedule, Step
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,6 +52,17 @@ def tally(steps: Sequence[Step]) -> Mapping[Step, int]:
         if count:
             counts[step] += count
     return counts
+
+
+def tally_epochs(schedule: Schedule, *, num_epochs: int, num_samples: int, batch_size: int) -> list[Mapping[Step, int]]:
+    """How often each distinct step occurs in each epoch of a run.
+
+    Raises:
+        ValueError: there is no epoch, or the dataset holds less than one batch.
+    """
+    if num_epochs < 1:
+        raise ValueError(f"`num_epochs` must be at least 1; got {num_epochs}. Pass the length of the run.")
+    return [tally(schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)) for epoch in range(num_epochs)]
 
 
 def steps_per_epoch(epoch: int, *, num_samples: int, batch_size: int) -> int:

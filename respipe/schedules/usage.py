@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.schedules.sequence import tally
+from respipe.schedules.sequence import tally_epochs
 from respipe.schedules.step import Schedule
 
 
@@ -44,11 +44,7 @@ def usage(schedule: Schedule, *, num_epochs: int, num_samples: int, batch_size: 
     Raises:
         ValueError: there is no epoch, or the dataset holds less than one batch.
     """
-    if num_epochs < 1:
-        raise ValueError(f"`num_epochs` must be at least 1; got {num_epochs}. Pass the length of the run.")
-    epochs = [
-        tally(schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)) for epoch in range(num_epochs)
-    ]
+    epochs = tally_epochs(schedule, num_epochs=num_epochs, num_samples=num_samples, batch_size=batch_size)
     sizes = tuple(sorted({size for steps in epochs for step in steps for size in step.sizes}, reverse=True))
     column = {size: place for place, size in enumerate(sizes)}
     steps_table = np.zeros((num_epochs, len(sizes)), dtype=np.int64)
