@@ -124,7 +124,7 @@ def _is_other_frame(marker: int) -> bool:
 def _is_index(data: NDArray[np.uint8], start: int, end: int) -> bool:
     if end - start <= len(_SIGNATURE):
         return False
-    for i in range(len(_SIGNATURE)):  # noqa: SIM110: Numba compiles no generator expressions
+    for i in range(len(_SIGNATURE)):  # noqa: SIM110 - Numba compiles no generator expressions
         if data[start + i] != _SIGNATURE[i]:
             return False
     return True
