@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from respipe.conversion.encode import encode
+from respipe.conversion.settings import ConversionSettings
 from respipe.errors import CorruptImageError
 from respipe.storage.dataset import Level
 
@@ -21,8 +23,10 @@ def smooth_image(height: int, width: int, *, seed: int) -> Image.Image:
     return Image.blend(coarse, fine, 0.3)
 
 
-def jpeg_bytes(image: Image.Image, *, quality: int = 90) -> NDArray[np.uint8]:
-    """The image as JPEG."""
+def jpeg_bytes(image: Image.Image, *, quality: int = 90, tiled: bool = False) -> NDArray[np.uint8]:
+    """The image as JPEG, as Pillow writes it or as respipe's conversion does."""
+    if tiled:
+        return np.frombuffer(encode(image, ConversionSettings(quality=quality))[0], np.uint8)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return np.frombuffer(buffer.getvalue(), np.uint8)
@@ -30,6 +34,8 @@ def jpeg_bytes(image: Image.Image, *, quality: int = 90) -> NDArray[np.uint8]:
 
 class MemoryDataset:
     """JPEGs in one array, at full size and each of ``fractions`` of it, as a pyramid ``.beton`` has them.
+
+    With ``tiled`` crops can be cut out of their bytes, as in files that respipe converts.
 
     ``damage(index, level)`` overwrites part of a stored image; ``check`` then fails where ``checksums`` is set, and
     otherwise only decoding does.
@@ -40,8 +46,14 @@ class MemoryDataset:
     fingerprint = "memory"
 
     def __init__(
-        self, shapes: list[tuple[int, int]], *, fractions: tuple[float, ...] = (), checksums: bool = True
+        self,
+        shapes: list[tuple[int, int]],
+        *,
+        fractions: tuple[float, ...] = (),
+        checksums: bool = True,
+        tiled: bool = False,
     ) -> None:
+        self.tiled = tiled
         self.labels = np.arange(len(shapes), dtype=np.int64) % 3
         self._checksums = checksums
         self._damaged: set[tuple[int, int]] = set()
@@ -50,7 +62,9 @@ class MemoryDataset:
         for fraction in (1.0, *fractions):
             sides = [(max(1, round(h * fraction)), max(1, round(w * fraction))) for h, w in shapes]
             images = [
-                jpeg_bytes(smooth_image(*shapes[i], seed=i).resize((width, height), Image.Resampling.LANCZOS))
+                jpeg_bytes(
+                    smooth_image(*shapes[i], seed=i).resize((width, height), Image.Resampling.LANCZOS), tiled=tiled
+                )
                 for i, (height, width) in enumerate(sides)
             ]
             start = sum(map(len, encoded))

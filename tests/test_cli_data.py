@@ -71,12 +71,18 @@ def test_convert_reports_counts_reasons_levels_and_what_to_do_next(images: Path,
 
 
 def test_convert_passes_its_options_on(images: Path, tmp_path: Path) -> None:
-    options = ("--levels", "48", "--quality", "50", "--subsampling", "4:4:4", "--workers", "0")
-    report = report_of("convert", images, tmp_path / "a.beton", *options)
+    options = ("--levels", "48", "--quality", "50", "--subsampling", "4:4:4", "--restart-interval", "3")
+    report = report_of("convert", images, tmp_path / "a.beton", *options, "--keep", "bytes", "--workers", "0")
     assert report["error"] is None
     assert [(level["name"], level["longest_side"]) for level in report["levels"]] == [("image", 48)]
     settings = report_of("inspect", tmp_path / "a.beton")["settings"]
-    assert settings == {"levels": [48], "quality": 50, "subsampling": "4:4:4"}
+    assert settings == {
+        "levels": [48],
+        "quality": 50,
+        "subsampling": "4:4:4",
+        "restart_interval": 3,
+        "keep": "bytes",
+    }
 
 
 def test_convert_lists_undecodable_images_and_exits_with_1(images: Path, tmp_path: Path) -> None:
@@ -127,6 +133,8 @@ def test_existing_target_is_replaced_only_on_demand(images: Path, beton: Path) -
         ("--levels", "32,64", "`levels` must be one or more sides in pixels, falling"),
         ("--quality", "0", "`quality` must be in 1..100"),
         ("--subsampling", "4:1:1", "`subsampling` must be one of"),
+        ("--restart-interval", "-1", "`restart_interval` must be at least 0"),
+        ("--keep", "all", "`keep` must be one of"),
         ("--allow-corrupt", "-1", "greater than or equal to 0"),
     ],
 )

@@ -28,6 +28,12 @@ def convert(
     ] = "512,256,128",
     quality: Annotated[int, typer.Option(help="Of re-encoded JPEGs, 1 to 100.")] = 90,
     subsampling: Annotated[str, typer.Option(help="Of colour in re-encoded JPEGs: 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
+    restart_interval: Annotated[
+        int, typer.Option(help="MCUs between restart markers, at most; 0 for none, and slower loading.")
+    ] = 2,
+    keep: Annotated[
+        str, typer.Option(help="Of source JPEGs that fit the first level: nothing, or their bytes.")
+    ] = "nothing",
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
@@ -37,7 +43,13 @@ def convert(
     from respipe.conversion import TooManyCorruptError
     from respipe.conversion import convert as convert_images
 
-    options: dict[str, Any] = {"levels": levels, "quality": quality, "subsampling": subsampling}
+    options: dict[str, Any] = {
+        "levels": levels,
+        "quality": quality,
+        "subsampling": subsampling,
+        "restart_interval": restart_interval,
+        "keep": keep,
+    }
     error: TooManyCorruptError | None = None
     try:
         with progress("converting") as on_progress:

@@ -20,7 +20,7 @@ from respipe.errors import ConversionError
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Journal:

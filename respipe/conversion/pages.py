@@ -31,6 +31,7 @@ class PageRecord:
         images: (n, levels, 4) int64, height, width, length and CRC-32 of every stored image. A level with the size of
             the one before it shares that one's bytes.
         num_kept: how many samples keep their own bytes.
+        num_tiled: how many samples are tiled on all levels.
         traits: how many samples had each trait.
         quarantined: number in the source and reason, of samples that cannot be decoded.
         warned: number in the source and message, of samples whose decoder complained.
@@ -40,6 +41,7 @@ class PageRecord:
     indices: NDArray[np.int64]
     images: NDArray[np.int64]
     num_kept: int
+    num_tiled: int
     traits: dict[str, int]
     quarantined: tuple[tuple[int, str], ...]
     warned: tuple[tuple[int, str], ...]
@@ -56,6 +58,7 @@ class PageRecord:
             indices=np.array(values["indices"], np.int64),
             images=np.array(values["images"], np.int64).reshape(-1, num_levels, 4),
             num_kept=values["num_kept"],
+            num_tiled=values["num_tiled"],
             traits=values["traits"],
             quarantined=tuple((int(index), str(text)) for index, text in values["quarantined"]),
             warned=tuple((int(index), str(text)) for index, text in values["warned"]),
@@ -129,6 +132,7 @@ class PageBuilder:
             indices=np.array([index for index, _ in self._samples], np.int64),
             images=images,
             num_kept=sum(pyramid.kept for _, pyramid in self._samples),
+            num_tiled=sum(all(image.tiled for image in pyramid.images) for _, pyramid in self._samples),
             traits=dict(sorted(traits.items())),
             quarantined=tuple(self._quarantined),
             warned=tuple((index, text) for index, pyramid in self._samples for text in pyramid.warnings),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from dataclasses import dataclass
 
 from PIL import Image
 
 from respipe.conversion.decode import decode
+from respipe.conversion.encode import encode
 from respipe.conversion.settings import ConversionSettings
 
 # A JPEG that is longer than its pixels plus this carries mostly other things: not worth keeping as it is.
@@ -20,12 +20,20 @@ _FILTER = Image.Resampling.LANCZOS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredImage:
-    """One encoded image, its size in pixels, and the CRC-32 of its bytes."""
+    """One encoded image.
+
+    Args:
+        data: its bytes.
+        height, width: in pixels.
+        checksum: CRC-32 of the bytes.
+        tiled: whether crops can be cut out of the bytes; see :class:`respipe.storage.dataset.Dataset`.
+    """
 
     data: bytes
     height: int
     width: int
     checksum: int
+    tiled: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +56,8 @@ class Pyramid:
 def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     """Decode a source image once and encode each level, every one reduced from the original pixels.
 
-    The source's own bytes become the first level where they fit it and any decoder can be expected to read them.
+    With ``settings.keep`` the source's own bytes become the first level where they fit it and any decoder can be
+    expected to read them.
 
     Raises:
         BrokenImageError: the source cannot be decoded.
@@ -57,13 +66,18 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     image = decoded.image
     longest = max(image.size)
     fits = longest <= settings.levels[0]
-    kept = decoded.keepable and fits and len(data) <= 3 * image.width * image.height + _METADATA_ALLOWANCE
+    kept = (
+        settings.keep == "bytes"
+        and decoded.keepable
+        and fits
+        and len(data) <= 3 * image.width * image.height + _METADATA_ALLOWANCE
+    )
     images: list[StoredImage] = []
     for level in settings.levels:
         if images and longest <= level:
             images.append(images[-1])
         elif kept and not images:
-            images.append(_stored(data, image))
+            images.append(_stored(data, image, tiled=False))
         else:
             images.append(_encoded(_reduced(image, level), settings))
     traits = decoded.traits if fits else (*decoded.traits, f"larger than {settings.levels[0]} px")
@@ -79,10 +93,9 @@ def _reduced(image: Image.Image, level: int) -> Image.Image:
 
 
 def _encoded(image: Image.Image, settings: ConversionSettings) -> StoredImage:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
-    return _stored(buffer.getvalue(), image)
+    data, tiled = encode(image, settings)
+    return _stored(data, image, tiled=tiled)
 
 
-def _stored(data: bytes, image: Image.Image) -> StoredImage:
-    return StoredImage(data=data, height=image.height, width=image.width, checksum=zlib.crc32(data))
+def _stored(data: bytes, image: Image.Image, *, tiled: bool) -> StoredImage:
+    return StoredImage(data=data, height=image.height, width=image.width, checksum=zlib.crc32(data), tiled=tiled)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from respipe.storage.format import MAX_PAGE_SIZE, PAGE_SIZE
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+Keep = Literal["nothing", "bytes"]
 
 _CHANNELS = 3
 
@@ -21,6 +22,10 @@ class ConversionSettings:
         levels: longest side in pixels of each stored resolution, largest first.
         quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it.
         subsampling: of the colour in re-encoded JPEGs.
+        restart_interval: MCUs per restart interval in re-encoded JPEGs, at most; 0 for JPEGs without restart markers,
+            whose crops cannot be cut out of the compressed bytes.
+        keep: what of a source JPEG becomes the first level where it fits: "nothing", it is re-encoded; or its
+            "bytes" as they are.
 
     Raises:
         ValueError: a field is out of range.
@@ -29,6 +34,8 @@ class ConversionSettings:
     levels: tuple[int, ...] = (512, 256, 128)
     quality: int = 90
     subsampling: Subsampling = "4:2:0"
+    restart_interval: int = 2
+    keep: Keep = "nothing"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(int(level) for level in self.levels))
@@ -42,6 +49,12 @@ class ConversionSettings:
             raise ValueError(f"`quality` must be in 1..100; got {self.quality}. 90 is a good start.")
         if self.subsampling not in get_args(Subsampling):
             raise ValueError(f"`subsampling` must be one of {get_args(Subsampling)}; got {self.subsampling!r}.")
+        if self.restart_interval < 0:
+            raise ValueError(
+                f"`restart_interval` must be at least 0; got {self.restart_interval}. Use 0 for no restart markers."
+            )
+        if self.keep not in get_args(Keep):
+            raise ValueError(f"`keep` must be one of {get_args(Keep)}; got {self.keep!r}.")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class BetonWriter:
                 "name_offsets": names.offsets,
                 "crc32": np.ascontiguousarray(images[:, :, CHECKSUM].T).astype(np.uint32),
             },
-            self._attributes(),
+            self._attributes(tiled=sum(record.num_tiled for record in records) == len(indices)),
             start=start,
         )
         table_start = start + appendix.num_bytes
@@ -104,13 +104,14 @@ class BetonWriter:
         ]
         return np.concatenate(pages)
 
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self, *, tiled: bool) -> dict[str, Any]:
         classes = self._source.classes
         return {
             "writer": f"respipe {respipe.__version__}",
             "levels": list(self._settings.names),
             "classes": None if classes is None else [printable(name) for name in classes],
             "settings": self._settings.to_dict(),
+            "tiled": tiled,
             "source": {
                 "kind": self._source.kind,
                 "num_samples": len(self._source),

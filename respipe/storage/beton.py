@@ -119,6 +119,11 @@ class BetonDataset:
             self._fingerprint = self._hash()
         return self._fingerprint
 
+    @property
+    def tiled(self) -> bool:
+        """Whether crops can be cut out of the compressed bytes, as recorded by the conversion."""
+        return self._attributes.get("tiled") is True
+
     def _hash(self) -> str:
         digest = hashlib.sha256(self._labels.tobytes())
         for level in self._levels:

@@ -42,6 +42,8 @@ class Dataset(Protocol):
         classes: class names in label order, or None where the file does not say.
         memory: the whole file as one read-only (size,) uint8 memory map, or None for folders.
         fingerprint: short text that changes whenever the samples or their order change.
+        tiled: whether every stored image is a baseline JPEG with the standard Huffman tables, restart markers, and the
+            index of them (:mod:`respipe.storage.intervals`), so that crops can be cut out of the compressed bytes.
     """
 
     @property
@@ -56,6 +58,8 @@ class Dataset(Protocol):
     def memory(self) -> Bytes | None: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def tiled(self) -> bool: ...
 
     def __len__(self) -> int: ...
 

@@ -82,6 +82,11 @@ class FolderDataset:
         """Sixteen hexadecimal digits that change with the files' names, their order or their lengths."""
         return self._fingerprint
 
+    @property
+    def tiled(self) -> bool:
+        """False: files are as they are."""
+        return False
+
     def __len__(self) -> int:
         return len(self._folder.labels)
 

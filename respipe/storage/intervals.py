@@ -42,6 +42,19 @@ def mcu_grid(header: JpegHeader) -> tuple[int, int]:
     return -(-header.height // (8 * high)), -(-header.width // (8 * wide))
 
 
+def fitting_interval(num_columns: int, wanted: int) -> int:
+    """MCUs per restart interval, so that intervals never span two rows and any crop is a rectangle of intervals.
+
+    Args:
+        num_columns: MCUs in a row.
+        wanted: at most so many, at least 1.
+
+    Returns:
+        the largest number that does and divides a row.
+    """
+    return next(interval for interval in range(min(wanted, num_columns), 0, -1) if num_columns % interval == 0)
+
+
 def with_index(data: bytes) -> bytes:
     """Add the index to a JPEG that has restart markers and one scan.
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from PIL import Image
 from respipe.conversion import TooManyCorruptError, convert
 from respipe.conversion.journal import Journal
 from respipe.errors import ConversionError, CorruptImageError, StorageError
-from respipe.storage import BetonDataset
+from respipe.storage import BetonDataset, open_dataset
+from respipe.storage.intervals import read_index
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import LEVELS, PAGE_SIZE, convert_small
 
@@ -42,7 +44,7 @@ def test_report_and_file_agree(jpeg_folder: Path, tmp_path: Path) -> None:
     assert seen == [(done, 18) for done in range(19)]
     assert (report.num_samples, report.num_images, report.num_corrupt) == (18, 18, 0)
     # Of the six shapes 150 x 90 and 80 x 200 are larger than the first level.
-    assert (report.num_kept, report.num_reencoded) == (12, 6)
+    assert (report.num_kept, report.num_reencoded) == (0, 18)
     assert report.traits == {"larger than 128 px": 6}
     before = np.zeros(18, np.int64)
     for level, summary in zip(dataset.levels, report.levels, strict=True):
@@ -56,14 +58,33 @@ def test_report_and_file_agree(jpeg_folder: Path, tmp_path: Path) -> None:
     assert report.images_per_second > 0
 
 
-def test_small_sources_are_kept_byte_for_byte(jpeg_folder: Path, tmp_path: Path) -> None:
-    convert_small(jpeg_folder, tmp_path / "x.beton")
+def test_small_sources_are_kept_byte_for_byte_on_demand(jpeg_folder: Path, tmp_path: Path) -> None:
+    report = convert_small(jpeg_folder, tmp_path / "x.beton", keep="bytes")
+    assert (report.num_kept, report.num_reencoded) == (12, 6)
     dataset = BetonDataset(tmp_path / "x.beton")
     for index in range(18):
         source = (jpeg_folder / dataset.name(index)).read_bytes()
         with Image.open(io.BytesIO(source)) as image:
             small = max(image.size) <= LEVELS[0]
         assert (dataset.encoded(index).tobytes() == source) is small
+
+
+@pytest.mark.parametrize(
+    ("options", "tiled"), [({}, True), ({"restart_interval": 0}, False), ({"keep": "bytes"}, False)]
+)
+def test_file_is_tiled_where_all_its_images_have_an_index(
+    jpeg_folder: Path, tmp_path: Path, options: dict[str, Any], tiled: bool
+) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton", **options)
+    dataset = BetonDataset(tmp_path / "x.beton")
+    assert dataset.tiled is tiled
+    indexed = [
+        read_index(dataset.encoded(index, level)) is not None
+        for level in range(len(dataset.levels))
+        for index in range(len(dataset))
+    ]
+    assert all(indexed) is tiled
+    assert not open_dataset(jpeg_folder).tiled
 
 
 def test_no_image_crosses_a_page_and_no_sample_is_spread_over_two(jpeg_folder: Path, tmp_path: Path) -> None:
@@ -221,6 +242,8 @@ def test_existing_target_is_left_alone_unless_told_otherwise(jpeg_folder: Path, 
         ({"levels": (0,)}, "`levels` must be one or more"),
         ({"quality": 0}, "`quality` must be in 1..100; got 0"),
         ({"subsampling": "4:1:0"}, "`subsampling` must be one of"),
+        ({"restart_interval": -1}, "`restart_interval` must be at least 0"),
+        ({"keep": "all"}, "`keep` must be one of"),
         ({"num_workers": -1}, "`num_workers` must be at least 0"),
         ({"allow_corrupt": -1}, "`allow_corrupt` must be at least 0"),
     ],

@@ -21,7 +21,13 @@ def test_pyramid_tells_how_it_was_made(jpeg_folder: Path, tmp_path: Path) -> Non
     assert found.classes == ("ant", "bee", "cat")
     assert (found.num_samples, found.num_labels, found.has_checksums) == (18, 3, True)
     assert found.num_bytes == (tmp_path / "x.beton").stat().st_size
-    assert found.settings == {"levels": list(LEVELS), "quality": 90, "subsampling": "4:2:0"}
+    assert found.settings == {
+        "levels": list(LEVELS),
+        "quality": 90,
+        "subsampling": "4:2:0",
+        "restart_interval": 2,
+        "keep": "nothing",
+    }
     assert found.source is not None
     assert (found.source["kind"], found.source["num_samples"]) == ("folder", 18)
     assert found.fingerprint == BetonDataset(tmp_path / "x.beton").fingerprint

@@ -9,8 +9,8 @@ from respipe.conversion.pages import CHECKSUM, SIZE, PageBuilder, PageRecord, is
 from respipe.conversion.pyramid import Pyramid, StoredImage
 
 
-def stored(side: int, length: int) -> StoredImage:
-    return StoredImage(data=bytes([side]) * length, height=side, width=side, checksum=side * 1000)
+def stored(side: int, length: int, *, tiled: bool = True) -> StoredImage:
+    return StoredImage(data=bytes([side]) * length, height=side, width=side, checksum=side * 1000, tiled=tiled)
 
 
 def pyramid(*images: StoredImage, kept: bool = False, warnings: tuple[str, ...] = ()) -> Pyramid:
@@ -20,7 +20,7 @@ def pyramid(*images: StoredImage, kept: bool = False, warnings: tuple[str, ...] 
 def test_page_lies_level_by_level_and_its_record_finds_every_image() -> None:
     small = stored(3, 7)
     samples = [
-        pyramid(stored(9, 50), stored(5, 20), stored(2, 6)),
+        pyramid(stored(9, 50), stored(5, 20, tiled=False), stored(2, 6)),
         pyramid(small, small, small, kept=True),
         pyramid(shared := stored(4, 11), shared, stored(2, 5), warnings=("odd",)),
     ]
@@ -40,7 +40,7 @@ def test_page_lies_level_by_level_and_its_record_finds_every_image() -> None:
             assert record.images[row, level, CHECKSUM] == image.checksum
     assert is_shared(record.images).tolist() == [[False] * 3, [False, True, True], [False, True, False]]
     assert record.indices.tolist() == [10, 11, 13]
-    assert (record.stop, record.num_kept, record.traits) == (14, 1, {"PNG": 3})
+    assert (record.stop, record.num_kept, record.num_tiled, record.traits) == (14, 1, 2, {"PNG": 3})
     assert record.quarantined == ((12, "no image"),)
     assert record.warned == ((13, "odd"),)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
+from respipe.storage.intervals import num_intervals, read_index
 from respipe.storage.jpeg import read_header
 from tests.memory_dataset import jpeg_bytes, smooth_image
 
@@ -38,21 +39,41 @@ def test_levels_fit_their_side_and_are_never_enlarged(
         assert image.checksum == zlib.crc32(image.data)
         with Image.open(io.BytesIO(image.data)) as opened:
             assert opened.size == (image.width, image.height)
-    assert pyramid.kept is (max(shape) <= 512)
+        assert image.tiled
 
 
-def test_source_bytes_are_kept_where_they_fit() -> None:
+@pytest.mark.parametrize("restart_interval", [0, 1, 2, 3, 5, 100])
+def test_restart_intervals_divide_the_rows_of_mcus(restart_interval: int) -> None:
+    images = build_pyramid(source(200, 340), ConversionSettings(restart_interval=restart_interval)).images
+    headers = [read_header(image.data) for image in images]
+    # 340, 256 and 128 pixels are 22, 16 and 8 MCUs.
+    expected = {0: [0, 0, 0], 1: [1, 1, 1], 2: [2, 2, 2], 3: [2, 2, 2], 5: [2, 4, 4], 100: [22, 16, 8]}
+    assert [header.restart_interval for header in headers] == expected[restart_interval]
+    for image, header in zip(images, headers, strict=True):
+        assert image.tiled is (restart_interval > 0)
+        offsets = read_index(image.data)
+        assert (offsets is None) is (restart_interval == 0)
+        if offsets is not None:
+            assert len(offsets) == num_intervals(header) + 1
+
+
+def test_source_bytes_are_kept_on_demand_where_they_fit() -> None:
     data = source(100, 90)
-    assert build_pyramid(data, ConversionSettings()).images[0].data is data
-    large = build_pyramid(data, ConversionSettings(levels=(64,)))
+    assert not build_pyramid(data, ConversionSettings()).kept
+    kept = build_pyramid(data, ConversionSettings(keep="bytes"))
+    assert kept.kept
+    assert kept.images[0].data is data
+    assert not kept.images[0].tiled
+    large = build_pyramid(data, ConversionSettings(levels=(64,), keep="bytes"))
     assert not large.kept
+    assert large.images[0].tiled
     assert large.traits == ("larger than 64 px",)
 
 
 def test_jpeg_that_is_mostly_metadata_is_not_kept() -> None:
     data = source(20, 20)
     comments = b"".join(b"\xff\xfe\x80\x02" + bytes(0x8000) for _ in range(3))
-    pyramid = build_pyramid(data[:2] + comments + data[2:], ConversionSettings())
+    pyramid = build_pyramid(data[:2] + comments + data[2:], ConversionSettings(keep="bytes"))
     assert not pyramid.kept
     assert len(pyramid.images[0].data) < 4000
 

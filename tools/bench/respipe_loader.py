@@ -132,6 +132,7 @@ class _Repeated:
         self.classes = dataset.classes
         self.memory = dataset.memory
         self.fingerprint = f"{dataset.fingerprint} x {EPOCH_IMAGES}"
+        self.tiled = dataset.tiled
 
     def __len__(self) -> int:
         return EPOCH_IMAGES
