@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.storage.jpeg import JpegError, JpegHeader, read_header
+from respipe.storage.jpeg import JpegError, JpegHeader, read_header, segments
 
 MARKER = 0xEA
 SIGNATURE = b"respipe\x00\x01"
@@ -67,8 +67,8 @@ def with_index(data: bytes) -> bytes:
     """
     header = read_header(data)
     scan = np.frombuffer(data, np.uint8)[header.scan_start :]
-    after_ff = scan[1:][scan[:-1] == 0xFF]
-    ends = np.flatnonzero(scan[:-1] == 0xFF)[after_ff != 0] + 2
+    escapes = np.flatnonzero(scan[:-1] == 0xFF)
+    ends = escapes[scan[escapes + 1] != 0] + 2  # a stuffed zero follows every other 0xFF
     offsets = np.concatenate([[0], ends])
     count = num_intervals(header)
     expected = [*(0xD0 + (np.arange(count - 1) & 7)).tolist(), 0xD9]
@@ -96,15 +96,11 @@ def read_index(data: bytes | NDArray[np.uint8]) -> NDArray[np.int64] | None:
     """
     header = read_header(data)
     view = data.data if isinstance(data, np.ndarray) else memoryview(data)
-    start = bytes(view[: header.scan_start]).find(bytes((0xFF, MARKER)), _SOI_BYTES)
-    while start >= 0 and bytes(view[start + 4 : start + 4 + len(SIGNATURE)]) != SIGNATURE:
-        start = bytes(view[: header.scan_start]).find(bytes((0xFF, MARKER)), start + 1)
-    if start < 0:
+    contents = [bytes(view[start:end]) for marker, start, end in segments(view) if marker == MARKER]
+    packed = [content[len(SIGNATURE) :] for content in contents if content.startswith(SIGNATURE)]
+    count = num_intervals(header)
+    if not packed or not count or len(packed[-1]) != OFFSET_BYTES * (count + 1):
         return None
-    first = start + 4 + len(SIGNATURE)
-    packed = np.frombuffer(view[first : start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")], np.uint8)
-    if len(packed) != OFFSET_BYTES * (num_intervals(header) + 1):
-        return None
-    offsets = np.zeros((len(packed) // OFFSET_BYTES, 4), np.uint8)
-    offsets[:, :OFFSET_BYTES] = packed.reshape(-1, OFFSET_BYTES)
+    offsets = np.zeros((count + 1, 4), np.uint8)
+    offsets[:, :OFFSET_BYTES] = np.frombuffer(packed[-1], np.uint8).reshape(-1, OFFSET_BYTES)
     return offsets.view("<u4").ravel().astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,24 +77,19 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
         JpegError: it is no JPEG, or ends before the first scan.
     """
     view = _view(data)
-    if bytes(view[:2]) != bytes((0xFF, _SOI)):
-        raise JpegError(f"it begins with {bytes(view[:4]).hex() or 'nothing'} where a JPEG begins with ffd8")
     frame: tuple[Coding, memoryview] | None = None
-    segments: dict[int, list[bytes]] = {_APP0: [], _APP1: [], _APP14: []}
-    restart_interval = 0
-    position = 2
-    while True:
-        marker, position, end = _next_segment(view, position)
-        body = view[position:end]
-        position = end
+    found: dict[int, list[bytes]] = {_APP0: [], _APP1: [], _APP14: []}
+    restart_interval = scan_start = 0
+    for marker, start, end in segments(view):
+        body = view[start:end]
         if marker in _FRAMES and frame is None:
             frame = _CODINGS.get(marker, "other"), body
-        elif marker in segments:
-            segments[marker].append(bytes(body))
+        elif marker in found:
+            found[marker].append(bytes(body))
         elif marker == _DRI and len(body) >= 2:
             restart_interval = _number(body, 0)
         elif marker == _SOS:
-            break
+            scan_start = end
     if frame is None:
         raise JpegError("its first scan comes before its frame header")
     coding, body = frame
@@ -103,12 +99,30 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
         width=_number(body, 3),
         precision=body[0],
         coding=coding,
-        colour=_colour(identifiers, app0=segments[_APP0], app14=segments[_APP14]),
+        colour=_colour(identifiers, app0=found[_APP0], app14=found[_APP14]),
         sampling=sampling,
-        orientation=_orientation(segments[_APP1]),
+        orientation=_orientation(found[_APP1]),
         restart_interval=restart_interval,
-        scan_start=position,
+        scan_start=scan_start,
     )
+
+
+def segments(data: bytes | memoryview | NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG's header, the last of them the header of its first scan.
+
+    Yields:
+        the second byte of the segment's marker, and where its contents start and end.
+
+    Raises:
+        JpegError: it is no JPEG, or ends before the first scan.
+    """
+    view = _view(data)
+    if bytes(view[:2]) != bytes((0xFF, _SOI)):
+        raise JpegError(f"it begins with {bytes(view[:4]).hex() or 'nothing'} where a JPEG begins with ffd8")
+    marker, end = _SOI, 2
+    while marker != _SOS:
+        marker, start, end = _next_segment(view, end)
+        yield marker, start, end
 
 
 def is_complete(data: bytes | NDArray[np.uint8], header: JpegHeader) -> bool:
@@ -118,7 +132,7 @@ def is_complete(data: bytes | NDArray[np.uint8], header: JpegHeader) -> bool:
     return bytes(view[-2:]) == end or end in bytes(view[header.scan_start :])
 
 
-def _view(data: bytes | NDArray[np.uint8]) -> memoryview:
+def _view(data: bytes | memoryview | NDArray[np.uint8]) -> memoryview:
     return data.data if isinstance(data, np.ndarray) else memoryview(data)
 
 
