@@ -178,13 +178,14 @@ def test_verify_of_a_truncated_file_is_one_line_and_exits_with_1(beton: Path) ->
 def test_inspect_shows_a_beton(beton: Path) -> None:
     result = run("inspect", beton)
     assert result.exit_code == 0
-    for text in ("8 samples, 2 classes, with checksums", "64 x 48 px", "32 x 24 px", "quality 90"):
+    for text in ("8 samples, 2 classes, with checksums", "64 x 48 px", "32 x 24 px", "quality 90", "100%"):
         assert text in result.stdout
 
 
 def test_inspect_describes_a_folder_as_json(images: Path) -> None:
     report = report_of("inspect", images)
     assert (report["kind"], report["num_samples"], report["classes"]) == ("folder", 8, ["cats", "dogs"])
+    assert "Every file is decoded whole" in report["decoding"]
 
 
 def test_inspect_of_nothing_exits_with_1(tmp_path: Path) -> None:

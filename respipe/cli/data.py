@@ -166,7 +166,7 @@ def _show_inspection(report: Inspection) -> None:
     write_line(f"{report.num_samples:,} samples, {classes}, {'with' if report.has_checksums else 'without'} checksums")
     write_line()
     write_table(
-        ("level", "images", "median size", "sides", "size", "per image", "raw"),
+        ("level", "images", "median size", "sides", "size", "per image", "raw", "tiled"),
         [
             (
                 level.name,
@@ -176,11 +176,17 @@ def _show_inspection(report: Inspection) -> None:
                 num_bytes(level.num_bytes),
                 num_bytes(level.bytes_per_image),
                 f"{level.raw_share:.0%}",
+                f"{level.tiled_share:.0%}",
             )
             for level in report.levels
         ],
         left=("level",),
     )
+    if report.num_examined < report.num_samples:
+        write_line(f"tiled: of {report.num_examined:,} samples, spread evenly over all")
+    if intervals := sorted({interval for level in report.levels for interval in level.restart_intervals}):
+        write_line(f"restart intervals: {', '.join(map(str, intervals))} MCUs")
+    write_line(report.decoding)
     for title, values in (("settings", report.settings), ("source", report.source)):
         if values:
             write_line(f"{title}: " + ", ".join(f"{name} {value}" for name, value in values.items()))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from respipe.storage.beton import BetonDataset
 from respipe.storage.dataset import Dataset, Level
 from respipe.storage.folder import FolderDataset
+from respipe.storage.intervals import read_index
+from respipe.storage.jpeg import JpegError, read_header
 from respipe.storage.open import open_dataset
+
+# Enough samples to tell what all are like, few enough to be read from a slow disk in a moment.
+_MOST_EXAMINED = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +33,9 @@ class LevelSummary:
         num_images: images with bytes of their own; the others share those of the level before.
         num_bytes: of those images together.
         raw_share: share of samples stored as pixels instead of encoded, 0..1.
+        tiled_share: share of the examined samples whose crops can be cut out of the compressed bytes, 0..1; see
+            :class:`respipe.storage.dataset.Dataset`.
+        restart_intervals: MCUs per restart interval that those samples have, rising.
     """
 
     name: str
@@ -35,6 +46,8 @@ class LevelSummary:
     num_images: int
     num_bytes: int
     raw_share: float
+    tiled_share: float
+    restart_intervals: tuple[int, ...]
 
     @property
     def bytes_per_image(self) -> float:
@@ -54,6 +67,8 @@ class Inspection:
         classes: class names, or None where the file has none.
         num_labels: distinct labels.
         levels: stored resolutions, largest first.
+        num_examined: samples whose headers were read, spread evenly over all.
+        decoding: a sentence on how much of an image must be decoded for a crop, and what would make it less.
         num_bytes: of the file, or of all files of the folder.
         has_checksums: whether changed bytes can be found without decoding.
         settings: the conversion's settings, where recorded.
@@ -68,6 +83,8 @@ class Inspection:
     classes: tuple[str, ...] | None
     num_labels: int
     levels: tuple[LevelSummary, ...]
+    num_examined: int
+    decoding: str
     num_bytes: int
     has_checksums: bool
     settings: dict[str, Any] | None
@@ -83,7 +100,7 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
-    """Look into a ``.beton`` or a class folder, reading tables and headers only.
+    """Look into a ``.beton`` or a class folder, reading tables and some images' headers only.
 
     Raises:
         StorageError: there is nothing at the path, or its structure is damaged.
@@ -91,7 +108,8 @@ def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
     dataset = open_dataset(path)
     beton = dataset if isinstance(dataset, BetonDataset) else None
     attributes = beton.attributes if beton else {}
-    levels = tuple(_summary(dataset, number) for number in range(len(dataset.levels)))
+    examined = np.unique(np.linspace(0, len(dataset) - 1, _MOST_EXAMINED).astype(np.int64))
+    levels = tuple(_summary(dataset, number, examined) for number in range(len(dataset.levels)))
     return Inspection(
         path=str(dataset.path),
         kind="beton" if beton else "folder",
@@ -100,6 +118,8 @@ def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
         classes=dataset.classes,
         num_labels=len(np.unique(dataset.labels)),
         levels=levels,
+        num_examined=len(examined),
+        decoding=_decoding(dataset, attributes),
         num_bytes=dataset.path.stat().st_size if beton else sum(level.num_bytes for level in levels),
         has_checksums=beton is not None and beton.checksums is not None,
         settings=attributes.get("settings"),
@@ -108,8 +128,27 @@ def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
     )
 
 
-def _summary(dataset: Dataset, number: int) -> LevelSummary:
+def _decoding(dataset: Dataset, attributes: Mapping[str, Any]) -> str:
+    if dataset.tiled:
+        return "Crops are cut out of the compressed bytes: no more is decoded than a crop needs."
+    settings = {"restart_interval": 0, **attributes.get("settings", {})}
+    convert = f"`respipe convert {shlex.quote(str(dataset.path))} TARGET.beton`"
+    if isinstance(dataset, FolderDataset):
+        return f"Every file is decoded whole; {convert} makes images that crops can be cut out of."
+    if all(level.raw.all() for level in dataset.levels):
+        return "Images are stored as pixels: nothing is decoded, but much is read."
+    if not attributes:
+        return f"Every image is decoded whole, as FFCV's files have no restart markers; {convert} adds them."
+    if not settings["restart_interval"]:
+        return "There are no restart markers, so every image is decoded whole; convert the source again to add them."
+    if settings.get("keep") == "bytes":
+        return "Kept source images have no index of restart markers and are decoded whole; convert without `keep`."
+    return "Some images are too large for an index of their restart markers and are decoded whole; use smaller levels."
+
+
+def _summary(dataset: Dataset, number: int, examined: NDArray[np.int64]) -> LevelSummary:
     level = dataset.levels[number]
+    intervals = [_tiled_interval(dataset, index, number) for index in examined.tolist()]
     own = _own_bytes(dataset.levels, number)
     if level.sizes is not None:
         sizes = level.sizes
@@ -125,7 +164,20 @@ def _summary(dataset: Dataset, number: int) -> LevelSummary:
         num_images=int(own.sum()),
         num_bytes=int(sizes[own].sum()),
         raw_share=float(level.raw.mean()),
+        tiled_share=float(np.count_nonzero(intervals) / len(intervals)),
+        restart_intervals=tuple(sorted(set(intervals) - {0})),
     )
+
+
+def _tiled_interval(dataset: Dataset, index: int, number: int) -> int:
+    """MCUs per restart interval of an image whose crops can be cut out of its bytes; 0 for any other."""
+    data = dataset.encoded(index, number)
+    if dataset.levels[number].raw[index]:
+        return 0
+    try:
+        return read_header(data).restart_interval if read_index(data) is not None else 0
+    except JpegError:
+        return 0  # another format, or damaged
 
 
 def _own_bytes(levels: tuple[Level, ...], number: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

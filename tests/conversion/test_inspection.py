@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 import respipe
-from respipe.conversion import inspect
+from respipe.conversion import convert, inspect, inspection
 from respipe.errors import StorageError
 from respipe.storage import BetonDataset
+from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import LEVELS, convert_small
 from tests.storage.plain_beton import write_plain_beton
 
@@ -45,12 +50,70 @@ def test_pyramid_tells_how_it_was_made(jpeg_folder: Path, tmp_path: Path) -> Non
 def test_folder_and_foreign_file(jpeg_folder: Path, tmp_path: Path) -> None:
     folder = inspect(jpeg_folder)
     assert (folder.kind, folder.writer, folder.num_samples, folder.settings) == ("folder", None, 18, None)
+    assert "Every file is decoded whole; `respipe convert" in folder.decoding
+    assert (folder.levels[0].tiled_share, folder.levels[0].restart_intervals) == (0, ())
     assert folder.num_bytes == folder.levels[0].num_bytes == sum(f.stat().st_size for f in jpeg_folder.rglob("*.jpg"))
     path = write_plain_beton(tmp_path / "y.beton", [(1, 1, 1, b"rgb"), (1, 1, 2, b"rgbrgb")], [4, 4])
     foreign = inspect(path)
     assert (foreign.writer, foreign.classes, foreign.num_labels, foreign.has_checksums) == ("FFCV", None, 1, False)
     assert foreign.levels[0].raw_share == 1
+    assert "stored as pixels" in foreign.decoding
+    jpeg = jpeg_bytes(smooth_image(24, 40, seed=0)).tobytes()
+    mixed = inspect(write_plain_beton(tmp_path / "z.beton", [(1, 1, 1, b"rgb"), (0, 40, 24, jpeg)], [0, 1]))
+    assert "FFCV's files have no restart markers" in mixed.decoding
     assert foreign.levels[0].bytes_per_image == 4.5
+
+
+def test_tiled_file_says_that_crops_are_cut_out(jpeg_folder: Path, tmp_path: Path) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton")
+    found = inspect(tmp_path / "x.beton")
+    assert "Crops are cut out" in found.decoding
+    assert [level.tiled_share for level in found.levels] == [1, 1, 1]
+    # Of the widths only 77 pixels, 5 MCUs, cannot be divided into intervals of 2.
+    assert found.levels[0].restart_intervals == (1, 2)
+    assert found.num_examined == 18
+
+
+@pytest.mark.parametrize(
+    ("options", "shares", "what"),
+    [
+        ({"restart_interval": 0}, [0, 0, 0], "no restart markers, so every image is decoded whole"),
+        # Of the six shapes four fit the first level and so keep their bytes, two of these the second.
+        ({"keep": "bytes"}, [2 / 6, 4 / 6, 1], "Kept source images have no index"),
+    ],
+)
+def test_file_that_is_not_tiled_says_why(
+    jpeg_folder: Path, tmp_path: Path, options: dict[str, Any], shares: list[float], what: str
+) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton", **options)
+    found = inspect(tmp_path / "x.beton")
+    assert what in found.decoding
+    assert [level.tiled_share for level in found.levels] == shares
+
+
+def test_images_too_large_for_an_index_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "source/a").mkdir(parents=True)
+    Image.new("RGB", (1200, 1200)).save(tmp_path / "source/a/0.png")
+    options: dict[str, Any] = {"subsampling": "4:4:4", "restart_interval": 1, "num_workers": 0}
+    convert(tmp_path / "source", tmp_path / "x.beton", levels=(1200,), **options)
+    found = inspect(tmp_path / "x.beton")
+    assert not BetonDataset(tmp_path / "x.beton").tiled
+    assert "too large for an index" in found.decoding
+    assert found.levels[0].tiled_share == 0
+
+
+def test_few_of_many_samples_are_examined(jpeg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton")
+    read: list[tuple[int, int]] = []
+
+    class Counting(BetonDataset):
+        def encoded(self, index: int, level: int = 0) -> NDArray[np.uint8]:
+            read.append((level, index))
+            return super().encoded(index, level)
+
+    monkeypatch.setattr(inspection, "_MOST_EXAMINED", 4)
+    assert inspect(Counting(tmp_path / "x.beton")).num_examined == 4
+    assert read == [(level, index) for level in range(3) for index in (0, 5, 11, 17)]
 
 
 def test_missing_path_is_an_error(tmp_path: Path) -> None:
