@@ -18,6 +18,11 @@ def pyramid() -> MemoryDataset:
     return MemoryDataset(SHAPES, fractions=(0.5, 0.25))
 
 
+def tiled() -> MemoryDataset:
+    """The same with restart markers and their index, as respipe converts them."""
+    return MemoryDataset(SHAPES, fractions=(0.5, 0.25), tiled=True)
+
+
 def grayscale() -> MemoryDataset:
     """JPEGs of one channel."""
     dataset = MemoryDataset(SHAPES)

@@ -1,0 +1,112 @@
+"""What backends share whose work is one compiled loop over a memory map, on CPU threads that hold no GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from respipe.backends.reference import corrupt_image
+from respipe.backends.threads import ThreadedBatches
+from respipe.sampling.boxes import hull
+from respipe.sampling.plan import BatchPlan
+from respipe.storage.dataset import Bytes, Dataset
+from respipe.storage.levels import Route, route
+
+Outputs = tuple[NDArray[np.uint8], ...]
+DecodeImages = Callable[
+    [Bytes, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], Outputs], int
+]
+"""Decodes a range of images: ``(memory, stored, boxes, hulls, flips, outputs) -> first damaged row or -1``.
+
+``memory`` is the whole file; ``stored`` (B, 5) int64 has offset, size, height, width and whether raw of each stored
+image, checked to lie inside it; ``boxes`` and ``hulls`` (B, 4) are the crops and their integer hulls; ``outputs`` holds
+a (B, S, S, 3) uint8 array for each size, to be filled.
+"""
+
+
+class CompiledBackend:
+    """A backend around a :data:`DecodeImages`. See :class:`respipe.backends.base.Backend`.
+
+    Args:
+        name: of the backend.
+        dataset: with a memory map.
+        decode_images: does the work; called from several threads at once.
+        damage: what a damaged image means, for the error.
+        num_threads: decoding threads.
+        level_margin: see :func:`respipe.storage.levels.route`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Dataset,
+        decode_images: DecodeImages,
+        *,
+        damage: str,
+        num_threads: int,
+        level_margin: float,
+    ) -> None:
+        assert dataset.memory is not None, "there is a memory map"
+        self._name = name
+        self._dataset = dataset
+        self._memory = dataset.memory
+        self._decode_images = decode_images
+        self._damage = damage
+        self._level_margin = level_margin
+        self._batches = ThreadedBatches(num_threads, name=f"respipe-{name}")
+
+    @property
+    def name(self) -> str:
+        """The backend's name as given to ``Loader(backend=...)``."""
+        return self._name
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Start decoding a batch."""
+        routed = route(self._dataset.levels, plan, margin=self._level_margin)
+        stored = _stored_images(self._dataset, plan, routed)
+        hulls = hull(routed.boxes)
+        outputs = tuple(torch.empty((len(plan), size, size, 3), dtype=torch.uint8) for size in plan.step.sizes)
+        arrays = tuple(output.numpy() for output in outputs)
+
+        def decode(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            failed = self._decode_images(
+                self._memory,
+                stored[part],
+                routed.boxes[part],
+                hulls[part],
+                plan.flips[part],
+                tuple(array[part] for array in arrays),
+            )
+            if failed >= 0:
+                row = start + failed
+                raise corrupt_image(self._dataset, int(plan.indices[row]), int(routed.levels[row]), self._damage)
+
+        self._batches.submit(outputs, len(plan), decode)
+
+    def collect(self) -> tuple[torch.Tensor, ...]:
+        """Wait for the oldest batch."""
+        return self._batches.collect()
+
+    def reset(self) -> None:
+        """Forget what was submitted."""
+        self._batches.reset()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._batches.close()
+
+
+def _stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[np.int64]:
+    """(B, 5) int64: offset, size, height, width and 1 for raw pixels, of the stored image each row is cut from."""
+    columns = np.empty((len(plan), 5), np.int64)
+    for number, level in enumerate(dataset.levels):
+        rows = np.flatnonzero(routed.levels == number)
+        samples = plan.indices[rows]
+        assert level.offsets is not None and level.sizes is not None, "a dataset with a memory map has offsets"
+        for column, values in enumerate((level.offsets, level.sizes, level.heights, level.widths, level.raw)):
+            columns[rows, column] = values[samples]
+    return columns

@@ -1,0 +1,154 @@
+"""The compiled loop of the tiles backend: from a batch's bytes and boxes to its pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.backends.layout import Layout, read_layout
+from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
+from respipe.backends.tiles.header import read_coding
+from respipe.backends.tiles.resize import (
+    chroma_taps,
+    convert_colour,
+    convert_gray,
+    interleave,
+    luma_taps,
+    resize_rows,
+    weigh_rows,
+)
+
+
+class Scratch(NamedTuple):
+    """Memory of one thread, large enough for any image of its part of a batch.
+
+    Args:
+        samples: uint8, decoded planes.
+        rows: float32, planes resized horizontally.
+        lines: float32, a band of samples, or one row of output.
+        bytes: uint8, one row of output.
+        quantization: (192,) float32.
+        block: (64,) float32.
+    """
+
+    samples: NDArray[np.uint8]
+    rows: NDArray[np.float32]
+    lines: NDArray[np.float32]
+    bytes: NDArray[np.uint8]
+    quantization: NDArray[np.float32]
+    block: NDArray[np.float32]
+
+
+# No MCU is larger than this along a side.
+_MCU = 32
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def decode_images(
+    lookup: NDArray[np.int32],
+    memory: NDArray[np.uint8],
+    stored: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    hulls: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    outputs: tuple[NDArray[np.uint8], ...],
+) -> int:
+    """Decode, crop, resize and mirror a range of images.
+
+    Args:
+        lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
+        memory, stored, boxes, hulls, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
+
+    Returns:
+        the first row whose image is damaged, or -1. Rows from there on are not filled.
+    """
+    heights, widths = (stored[:, 2] + _MCU) // _MCU * _MCU, (stored[:, 3] + _MCU) // _MCU * _MCU
+    size = 1
+    for output in outputs:
+        size = max(size, output.shape[1])
+    scratch = Scratch(
+        np.empty(3 * (heights * widths).max(), np.uint8),
+        np.empty(3 * heights.max() * size, np.float32),
+        np.empty(8 * widths.max() + 8 + 3 * size, np.float32),
+        np.empty(3 * size, np.uint8),
+        np.empty(192, np.float32),
+        np.empty(64, np.float32),
+    )
+    for i in range(len(stored)):
+        data = memory[stored[i, 0] : stored[i, 0] + stored[i, 1]]
+        layout = read_layout(data)
+        if layout.offsets == 0 or layout.height != stored[i, 2] or layout.width != stored[i, 3]:
+            return i
+        top, left = max(hulls[i, 0], 0), max(hulls[i, 1], 0)
+        bottom = min(hulls[i, 0] + hulls[i, 2], layout.height)
+        right = min(hulls[i, 1] + hulls[i, 3], layout.width)
+        if top >= bottom or left >= right:
+            for output in outputs:
+                output[i] = 0
+            continue
+        region = covering_region(layout, top, left, bottom, right)
+        if not read_coding(data, layout, scratch.quantization) or not decode_region(
+            data, layout, region, scratch.quantization, lookup, scratch.block, scratch.samples
+        ):
+            return i
+        for output in outputs:
+            _resize(layout, region, boxes[i], hulls[i], flips[i], scratch, output[i])
+    return -1
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _resize(
+    layout: Layout,
+    region: Region,
+    box: NDArray[np.float64],
+    hull: NDArray[np.int64],
+    flip: bool,
+    scratch: Scratch,
+    out: NDArray[np.uint8],
+) -> None:
+    """Resize decoded planes to (S, S, 3) RGB: each plane along its rows, then row by row along the columns."""
+    size = out.shape[0]
+    planes = lay_out_planes(layout, region)
+    top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
+    vertical = luma_taps(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size)
+    horizontal = luma_taps(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size)
+    num_rows = planes.blue // planes.luma_columns
+    luma_rows = scratch.rows[: num_rows * size].reshape(num_rows, size)
+    samples = scratch.samples[: planes.blue]
+    resize_rows(samples, 0.0, planes.luma_columns, top, left, vertical, horizontal, flip, scratch.lines, luma_rows)
+    luma, line, pixels = scratch.lines[:size], scratch.bytes[: 3 * size], out.reshape(size, 3 * size)
+    if layout.components == 1:
+        for y in range(size):
+            weigh_rows(luma_rows, top, vertical, y, luma)
+            convert_gray(luma, line)
+            interleave(line, pixels[y])
+        return
+    high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
+    vertical_chroma = chroma_taps(vertical, high, (layout.height + high - 1) // high)
+    horizontal_chroma = chroma_taps(horizontal, wide, (layout.width + wide - 1) // wide)
+    top_chroma, num_chroma = top // high, num_rows // high
+    chroma_rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * size].reshape(2, num_chroma, size)
+    for number in range(2):
+        start, stop = (planes.blue, planes.red) if number == 0 else (planes.red, planes.end)
+        resize_rows(
+            scratch.samples[start:stop],
+            128.0,
+            planes.chroma_columns,
+            top_chroma,
+            left // wide,
+            vertical_chroma,
+            horizontal_chroma,
+            flip,
+            scratch.lines,
+            chroma_rows[number],
+        )
+    blue, red = scratch.lines[size : 2 * size], scratch.lines[2 * size : 3 * size]
+    for y in range(size):
+        weigh_rows(luma_rows, top, vertical, y, luma)
+        weigh_rows(chroma_rows[0], top_chroma, vertical_chroma, y, blue)
+        weigh_rows(chroma_rows[1], top_chroma, vertical_chroma, y, red)
+        convert_colour(luma, blue, red, line)
+        interleave(line, pixels[y])

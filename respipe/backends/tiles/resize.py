@@ -1,0 +1,179 @@
+"""Antialiased resizing of decoded planes straight to the output, where colour is converted.
+
+The result is what resizing the upsampled colour image would give: chroma is never upsampled, but its filter has the
+weights that upsampling followed by the luma filter would have.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.backends.resample import filter_taps, max_taps
+from respipe.backends.tiles.machine import add_scaled
+
+
+class Taps(NamedTuple):
+    """A filter along one axis.
+
+    Args:
+        first, length: (S,) int64, the first sample and the number of samples that each output pixel draws on.
+        weights: (S, K) float32, their weights.
+    """
+
+    first: NDArray[np.int64]
+    length: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def luma_taps(start: float, extent: float, hull_start: int, hull_stop: int, image_length: int, size: int) -> Taps:
+    """The filter of :func:`respipe.backends.resample.filter_taps` for one side of a box."""
+    first, length = np.empty(size, np.int64), np.empty(size, np.int64)
+    weights = np.empty((size, max_taps(extent, size)), np.float32)
+    filter_taps(start, extent, hull_start, hull_stop, image_length, first, length, weights)
+    return Taps(first, length, weights)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def chroma_taps(luma: Taps, ratio: int, num_samples: int) -> Taps:
+    """The filter on a chroma plane that equals a filter on the upsampled plane.
+
+    As libjpeg does, chroma of half the resolution is upsampled with a triangle filter (3/4 of the nearer sample and 1/4
+    of the other, at the edge the nearer one alone), any other by repeating samples.
+
+    Args:
+        luma: filter on the upsampled plane.
+        ratio: upsampled samples for each chroma sample.
+        num_samples: chroma samples of the image along this axis.
+    """
+    if ratio == 1:
+        return luma
+    size, reach = luma.weights.shape
+    first, length = np.empty(size, np.int64), np.empty(size, np.int64)
+    weights = np.zeros((size, reach // 2 + 3), np.float32)
+    for i in range(size):
+        origin = max(luma.first[i] // ratio - 1, 0)
+        last = origin
+        for k in range(luma.length[i]):
+            at = luma.first[i] + k
+            near = at // ratio
+            weight = luma.weights[i, k]
+            if ratio == 2:
+                other = min(max(near - 1 + 2 * (at & 1), 0), num_samples - 1)
+                weights[i, other - origin] += np.float32(0.25) * weight
+                weight *= np.float32(0.75)
+                last = max(last, other)
+            weights[i, near - origin] += weight
+            last = max(last, near)
+        first[i] = origin
+        length[i] = last + 1 - origin if luma.length[i] > 0 else 0
+    return Taps(first, length, weights)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _reach(taps: Taps) -> tuple[int, int]:
+    """The first sample that any output pixel draws on, and the one after the last."""
+    start, stop = np.iinfo(np.int64).max, 0
+    for i in range(len(taps.first)):
+        if taps.length[i] > 0:
+            start, stop = min(start, taps.first[i]), max(stop, taps.first[i] + taps.length[i])
+    return min(start, stop), stop
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def resize_rows(
+    plane: NDArray[np.uint8],
+    middle: float,
+    width: int,
+    top: int,
+    left: int,
+    vertical: Taps,
+    horizontal: Taps,
+    flip: bool,
+    scratch: NDArray[np.float32],
+    rows: NDArray[np.float32],
+) -> None:
+    """Resize a plane horizontally.
+
+    Args:
+        plane: (bands x width x 8,) uint8, see :mod:`respipe.backends.tiles.dct`.
+        middle: what black is in this plane, subtracted from every sample.
+        width: samples of a band.
+        top, left: where the plane begins in the image, both multiples of 8.
+        vertical: filter on the rows, which tells which of them are needed.
+        horizontal: filter on the columns.
+        flip: mirror left to right.
+        scratch: (8 width + 8,) float32 or more.
+        rows: (8 x bands, S) float32, filled where needed.
+    """
+    size = len(horizontal.first)
+    start, stop = _reach(vertical)
+    for band in range((start - top) >> 3, (stop - top + 7) >> 3):
+        samples = plane[8 * width * band : 8 * width * (band + 1)]
+        for i in range(len(samples)):
+            scratch[8 + i] = np.float32(samples[i]) - np.float32(middle)
+        for x in range(size):
+            for y in range(8):
+                scratch[y] = np.float32(0.0)
+            at = 8 * (1 + horizontal.first[x] - left)
+            for k in range(horizontal.length[x]):
+                add_scaled(scratch, 0, scratch, at + 8 * k, horizontal.weights[x, k])
+            target = size - 1 - x if flip else x
+            for y in range(8):
+                rows[8 * band + y, target] = scratch[y]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def weigh_rows(rows: NDArray[np.float32], top: int, taps: Taps, y: int, out: NDArray[np.float32]) -> None:
+    """One row of the output: the weighted sum of rows of which the first is row ``top`` of the image."""
+    out[:] = np.float32(0.0)
+    for k in range(taps.length[y]):
+        row = rows[taps.first[y] + k - top]
+        weight = taps.weights[y, k]
+        for x in range(len(out)):
+            out[x] += weight * row[x]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def convert_gray(luma: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
+    """Round a row (S,) of luma to three equal channels, one behind the other: (3 S,) uint8."""
+    size = len(luma)
+    red = line[:size]
+    for x in range(size):
+        red[x] = _byte(luma[x])
+    line[size : 2 * size] = red
+    line[2 * size :] = red
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def convert_colour(
+    luma: NDArray[np.float32], blueness: NDArray[np.float32], redness: NDArray[np.float32], line: NDArray[np.uint8]
+) -> None:
+    """Convert a row (S,) of Y, Cb - 128, Cr - 128 to RGB, one channel behind the other: (3 S,) uint8 (ITU-T T.871)."""
+    size = len(luma)
+    red, green, blue = line[:size], line[size : 2 * size], line[2 * size :]
+    for x in range(size):
+        red[x] = _byte(luma[x] + np.float32(1.402) * redness[x])
+    for x in range(size):
+        green[x] = _byte(luma[x] - np.float32(0.344136) * blueness[x] - np.float32(0.714136) * redness[x])
+    for x in range(size):
+        blue[x] = _byte(luma[x] + np.float32(1.772) * blueness[x])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def interleave(line: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Put three channels one behind the other into the order of pixels. Alone in its loop it becomes a few shuffles."""
+    size = len(line) // 3
+    for x in range(size):
+        out[3 * x] = line[x]
+        out[3 * x + 1] = line[size + x]
+        out[3 * x + 2] = line[2 * size + x]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _byte(value: np.float32) -> np.uint8:
+    return np.uint8(np.int32(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0))))
