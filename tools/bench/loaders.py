@@ -52,6 +52,7 @@ LOADERS: Mapping[str, LoaderEntry] = {
     "dali": LoaderEntry(title="DALI", module="stock_dali", attribute="StockDali"),
     "torchvision": LoaderEntry(title="torchvision", module="torch_loaders", attribute="Torchvision"),
     "timm": LoaderEntry(title="timm", module="torch_loaders", attribute="Timm"),
+    "respipe-tiles": _respipe("tiles", "tiles", "pyramid"),
     "respipe-ffcv": _respipe("ffcv", "ffcv", "pyramid"),
     "respipe-dali": _respipe("dali", "dali", "pyramid"),
     "respipe-reference": _respipe("reference", "reference", "pyramid"),
