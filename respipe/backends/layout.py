@@ -28,6 +28,7 @@ class Layout(NamedTuple):
         mcu_height, mcu_width: pixels that an MCU covers.
         rows, columns: MCUs of the image.
         interval: MCUs between restart markers, 0 for none.
+        num_intervals: restart intervals of the image, 0 where it has no restart markers.
         frame: place of the frame header's contents, which begin with precision, height and width.
         scan: place of the first entropy-coded byte.
         offsets: place of the first offset of respipe's index, 0 where there is none or it does not fit the image.
@@ -41,6 +42,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     interval: int
+    num_intervals: int
     frame: int
     scan: int
     offsets: int
@@ -83,7 +85,7 @@ def read_layout(data: NDArray[np.uint8]) -> Layout:
     Args:
         data: (n,) uint8, an encoded image.
     """
-    nothing = Layout(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    nothing = Layout(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     if len(data) < 4 or data[0] != 0xFF or data[1] != _SOI:
         return nothing
     end, frame, frame_end, interval, offsets, offsets_end = 2, 0, 0, 0, 0, 0
@@ -109,9 +111,10 @@ def read_layout(data: NDArray[np.uint8]) -> Layout:
     )
     mcu_height, mcu_width = _mcu(data, frame, components)
     rows, columns = (height + mcu_height - 1) // mcu_height, (width + mcu_width - 1) // mcu_width
-    if interval == 0 or offsets_end - offsets != OFFSET_BYTES * (1 + (rows * columns + interval - 1) // interval):
+    count = (rows * columns + interval - 1) // interval if interval > 0 else 0
+    if count == 0 or offsets_end - offsets != OFFSET_BYTES * (count + 1):
         offsets = 0
-    return Layout(height, width, components, mcu_height, mcu_width, rows, columns, interval, frame, end, offsets)
+    return Layout(height, width, components, mcu_height, mcu_width, rows, columns, interval, count, frame, end, offsets)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -154,6 +157,12 @@ def _mcu(data: NDArray[np.uint8], frame: int, components: int) -> tuple[int, int
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def closing_marker(layout: Layout, number: int) -> int:
+    """The marker that ends a restart interval."""
+    return _EOI if number == layout.num_intervals - 1 else _RST0 + (number & 7)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def interval_bounds(data: NDArray[np.uint8], layout: Layout, number: int) -> tuple[int, int]:
     """Start and end of one restart interval's entropy-coded bytes in ``data``, by the index.
 
@@ -163,10 +172,12 @@ def interval_bounds(data: NDArray[np.uint8], layout: Layout, number: int) -> tup
     at = layout.offsets + OFFSET_BYTES * number
     start = layout.scan + (byte(data, at) | byte(data, at + 1) << 8 | byte(data, at + 2) << 16)
     stop = layout.scan + (byte(data, at + 3) | byte(data, at + 4) << 8 | byte(data, at + 5) << 16) - 2
-    if start > stop or stop + 2 > len(data) or data[stop] != 0xFF:
+    if start > stop or stop + 2 > len(data):
+        return -1, -1
+    if data[stop] != 0xFF or data[stop + 1] != closing_marker(layout, number):
         return -1, -1
     if number == 0:
         return (start, stop) if start == layout.scan else (-1, -1)
-    if data[start - 2] != 0xFF or data[start - 1] != _RST0 + ((number - 1) & 7):
+    if data[start - 2] != 0xFF or data[start - 1] != closing_marker(layout, number - 1):
         return -1, -1
     return start, stop
