@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from respipe.schedules.constant import Constant
+from respipe.schedules.mean_batch import mean_batch_size
+from respipe.schedules.mixsize import MixSize
 from respipe.schedules.progressive import Progressive
 from respipe.schedules.step import Schedule, Step
 from respipe.schedules.trd import TRD
 
-__all__ = ["TRD", "Constant", "Progressive", "Schedule", "Step"]
+__all__ = ["TRD", "Constant", "MixSize", "Progressive", "Schedule", "Step", "mean_batch_size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, SupportsIndex, cast
@@ -45,6 +46,21 @@ def check_probability(name: str, value: object) -> float:
     number = float(value)
     if not 0 <= number <= 1:
         raise ValueError(f"`{name}` must lie between 0 and 1; got {number}. Pass a probability, not a percentage.")
+    return number
+
+
+def check_number(name: str, value: object, *, least: float) -> float:
+    """``value`` as a finite float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is below ``least``, infinite or not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number; got {value!r}. Pass one from {least:g}.")
+    number = float(value)
+    if not least <= number < math.inf:
+        raise ValueError(f"`{name}` must be at least {least:g} and finite; got {number}. Pass a larger number.")
     return number
 
 

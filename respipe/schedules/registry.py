@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from respipe.schedules.constant import Constant
+from respipe.schedules.mixsize import MixSize
 from respipe.schedules.progressive import Progressive
 from respipe.schedules.step import Schedule
 from respipe.schedules.trd import TRD
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "Constant": Constant,
+    "MixSize": MixSize,
     "Progressive": Progressive,
     "TRD": TRD,
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from respipe import schedules
-from respipe.schedules import TRD, Constant, Progressive, Schedule, Step
+from respipe.schedules import TRD, Constant, MixSize, Progressive, Schedule, Step
 
 ALL: list[Schedule] = [
     Constant(64),
@@ -27,6 +27,13 @@ ALL: list[Schedule] = [
     TRD(64, range(32, 65), 0.5, unit="step"),
     TRD(64, 32, 0.25, draw="quota", unit="step"),
     TRD(64, 32, 0.5, draw="alternate", unit="step"),
+    MixSize("S28"),
+    MixSize("S28-code", grow="duplicates", duplicates=2, seed=2**64 - 1),
+    MixSize("S144", base_size=112, grow="both", rounding="pow2_ceil", max_budget=1.25),
+    MixSize({64: 0.5, 48: 0.25, 32: 0.25}, base_size=64, batch_multiple=2, seed=9),
+    MixSize("S28", weighting="steps", seed=1),
+    MixSize("S28", weighting="epochs", num_epochs=12),
+    MixSize("S208", weighting="progressive", grow="duplicates", num_epochs=12),
 ]
 EPOCHS = range(14)
 
@@ -70,7 +77,12 @@ def test_steps_touch_no_global_random_state(schedule: Schedule) -> None:
 @every_schedule
 def test_steps_use_each_sample_at_most_once(schedule: Schedule) -> None:
     for epoch in EPOCHS:
-        assert 97 < sum(step.batch_size for step in steps_of(schedule, epoch)) <= 107
+        assert 0 < sum(step.batch_size for step in steps_of(schedule, epoch)) <= 107
+
+
+@pytest.mark.parametrize("schedule", [one for one in ALL if not isinstance(one, MixSize)], ids=repr)
+def test_schedules_of_one_batch_size_leave_out_less_than_a_batch(schedule: Schedule) -> None:
+    assert {tuple(step.batch_size for step in steps_of(schedule, epoch)) for epoch in EPOCHS} == {(10,) * 10}
 
 
 @every_schedule
@@ -78,7 +90,7 @@ def test_sizes_name_every_size_largest_first(schedule: Schedule) -> None:
     used = {size for epoch in EPOCHS for step in steps_of(schedule, epoch) for size in step.sizes}
     assert used <= set(schedule.sizes)
     assert list(schedule.sizes) == sorted(set(schedule.sizes), reverse=True)
-    assert schedule.base_size == schedule.sizes[0]
+    assert isinstance(schedule, MixSize) or schedule.base_size == schedule.sizes[0]
 
 
 @every_schedule

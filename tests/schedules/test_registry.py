@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from respipe.schedules import TRD, Constant, Progressive, Schedule
+from respipe.schedules import TRD, Constant, MixSize, Progressive, Schedule
 from respipe.schedules.registry import SCHEDULES, schedule_from_config, schedule_from_expression
 
 
@@ -13,6 +13,8 @@ from respipe.schedules.registry import SCHEDULES, schedule_from_config, schedule
         TRD(224, 112, 0.5, milestones=(75, 150, 225)),
         TRD(32, (24, 16), 0.3, guard=(1, 0), draw="quota", num_epochs=10, final_full_epochs=1, unit="step", seed=7),
         Progressive(160, 192, start_epoch=4, end_epoch=13),
+        MixSize("S144", grow="duplicates"),
+        MixSize({40: 0.2, 32: 0.8}, base_size=32, max_budget=1.5, weighting="epochs", num_epochs=10),
     ],
 )
 def test_expression_of_a_schedules_repr_gives_the_schedule_back(schedule: Schedule) -> None:
@@ -45,7 +47,10 @@ def test_length_of_the_run_reaches_only_schedules_that_ask_for_it_and_were_not_t
     ("config", "message"),
     [
         ({}, r"`schedule.name` must be given"),
-        ({"name": "Cyclic"}, r"`schedule.name` must be a known schedule; got 'Cyclic'.*Constant, Progressive, TRD"),
+        (
+            {"name": "Cyclic"},
+            r"`schedule.name` must be a known schedule; got 'Cyclic'.*Constant, MixSize, Progressive, TRD",
+        ),
         ({"name": ["TRD"]}, r"`schedule.name` must be a known schedule"),
         ({"name": "Constant", "side": 224}, r"`schedule.side` must be a field of Constant.*size"),
         ({"name": "TRD", "full_size": 224}, r"full_size, reduced_size, participation; missing.*'reduced_size'"),
