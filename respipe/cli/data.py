@@ -32,7 +32,7 @@ def convert(
         int, typer.Option(help="MCUs between restart markers, at most; 0 for none, and slower loading.")
     ] = 2,
     keep: Annotated[
-        str, typer.Option(help="Of source JPEGs that fit the first level: nothing, or their bytes.")
+        str, typer.Option(help="Of source JPEGs that fit the first level: nothing, pixels (exactly) or bytes.")
     ] = "nothing",
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,

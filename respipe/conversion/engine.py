@@ -72,8 +72,9 @@ def convert(
             divides a row of the image's MCUs is taken. Shorter intervals let a crop be cut out more closely and cost
             more bytes: some 4% for intervals of 1, 2% for 2, 1% for 4. With 0 there are neither markers nor index, and
             every image is decoded whole.
-        keep: what to keep of source JPEGs that fit the first level and that any JPEG decoder can read: "nothing", they
-            are re-encoded too; or their "bytes" as they are, which have no index, so that they are decoded whole.
+        keep: what to keep of source JPEGs that fit the first level, where they are baseline and upright. "nothing":
+            they are re-encoded too. "pixels": their coefficients are coded anew between restart markers, so that they
+            decode to exactly the same pixels. Or "bytes": without restart markers, so that they are decoded whole.
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
         overwrite: replace an existing ``target``, in the moment the new one is finished.

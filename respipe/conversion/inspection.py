@@ -142,7 +142,7 @@ def _decoding(dataset: Dataset, attributes: Mapping[str, Any]) -> str:
     if not settings["restart_interval"]:
         return "There are no restart markers, so every image is decoded whole; convert the source again to add them."
     if settings.get("keep") == "bytes":
-        return "Kept source images have no index of restart markers and are decoded whole; convert without `keep`."
+        return 'Kept source bytes have no restart markers and are decoded whole; convert again with keep="pixels".'
     return "Some images are too large for an index of their restart markers and are decoded whole; use smaller levels."
 
 

@@ -30,7 +30,7 @@ class PageRecord:
         indices: (n,) int64, numbers in the source of the samples stored here.
         images: (n, levels, 4) int64, height, width, length and CRC-32 of every stored image. A level with the size of
             the one before it shares that one's bytes.
-        num_kept: how many samples keep their own bytes.
+        num_kept: how many samples keep their own pixels or bytes.
         num_tiled: how many samples are tiled on all levels.
         traits: how many samples had each trait.
         quarantined: number in the source and reason, of samples that cannot be decoded.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
-from respipe.conversion.decode import decode
+from respipe.conversion.decode import DecodedImage, decode
 from respipe.conversion.encode import encode
 from respipe.conversion.settings import ConversionSettings
 
@@ -42,7 +43,7 @@ class Pyramid:
 
     Args:
         images: largest first. A level that would not be smaller than the one before is the same object.
-        kept: whether the first level holds the source's own bytes.
+        kept: whether the first level holds the source's own pixels or bytes.
         traits: what was special about the source, for the report.
         warnings: what its decoder complained about.
     """
@@ -56,8 +57,8 @@ class Pyramid:
 def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     """Decode a source image once and encode each level, every one reduced from the original pixels.
 
-    With ``settings.keep`` the source's own bytes become the first level where they fit it and any decoder can be
-    expected to read them.
+    With ``settings.keep`` the source's own pixels or bytes become the first level where they fit it and any decoder
+    can be expected to read them.
 
     Raises:
         BrokenImageError: the source cannot be decoded.
@@ -66,22 +67,37 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     image = decoded.image
     longest = max(image.size)
     fits = longest <= settings.levels[0]
-    kept = (
-        settings.keep == "bytes"
-        and decoded.keepable
-        and fits
-        and len(data) <= 3 * image.width * image.height + _METADATA_ALLOWANCE
-    )
+    kept = _kept(data, decoded, settings) if fits else None
     images: list[StoredImage] = []
     for level in settings.levels:
         if images and longest <= level:
             images.append(images[-1])
-        elif kept and not images:
-            images.append(_stored(data, image, tiled=False))
+        elif kept is not None and not images:
+            images.append(kept)
         else:
             images.append(_encoded(_reduced(image, level), settings))
     traits = decoded.traits if fits else (*decoded.traits, f"larger than {settings.levels[0]} px")
-    return Pyramid(images=tuple(images), kept=kept, traits=traits, warnings=decoded.warnings)
+    return Pyramid(images=tuple(images), kept=kept is not None, traits=traits, warnings=decoded.warnings)
+
+
+def _kept(data: bytes, decoded: DecodedImage, settings: ConversionSettings) -> StoredImage | None:
+    """The first level made of a source that fits it without loss, or None where that cannot or is not to be done."""
+    image = decoded.image
+    max_bytes = 3 * image.width * image.height + _METADATA_ALLOWANCE
+    if settings.keep == "nothing" or not decoded.keepable:
+        return None
+    if settings.keep == "bytes":
+        return _stored(data, image, tiled=False) if len(data) <= max_bytes else None
+    from respipe.conversion.transcode import TranscodeError, transcode  # compiled, which others need not wait for
+
+    try:
+        transcoded, tiled = transcode(data, restart_interval=settings.restart_interval, max_bytes=max_bytes)
+    except TranscodeError:
+        return None
+    again = decode(transcoded)
+    if again.warnings or not np.array_equal(np.asarray(again.image), np.asarray(image)):
+        return None
+    return _stored(transcoded, image, tiled=tiled)
 
 
 def _reduced(image: Image.Image, level: int) -> Image.Image:

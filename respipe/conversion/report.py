@@ -56,7 +56,7 @@ class ConversionReport:
         target: the file.
         num_samples: in the source.
         num_images: samples stored.
-        num_kept: of these, samples whose largest level is the source's own bytes.
+        num_kept: of these, samples whose largest level has the source's own pixels or bytes; see ``keep``.
         num_reencoded: of these, the others.
         traits: how many stored samples had each property that conversion takes care of ("CMYK", "PNG",
             "larger than 512 px", ...). A sample may have several; a kept one can only be grayscale.

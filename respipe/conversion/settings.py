@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from respipe.storage.format import MAX_PAGE_SIZE, PAGE_SIZE
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
-Keep = Literal["nothing", "bytes"]
+Keep = Literal["nothing", "pixels", "bytes"]
 
 _CHANNELS = 3
 
@@ -24,8 +24,8 @@ class ConversionSettings:
         subsampling: of the colour in re-encoded JPEGs.
         restart_interval: MCUs per restart interval in re-encoded JPEGs, at most; 0 for JPEGs without restart markers,
             whose crops cannot be cut out of the compressed bytes.
-        keep: what of a source JPEG becomes the first level where it fits: "nothing", it is re-encoded; or its
-            "bytes" as they are.
+        keep: what of a source JPEG stays in the first level where it fits: "nothing", it is re-encoded; its "pixels",
+            as its coefficients are coded anew with restart markers; or its "bytes".
 
     Raises:
         ValueError: a field is out of range.
@@ -55,6 +55,10 @@ class ConversionSettings:
             )
         if self.keep not in get_args(Keep):
             raise ValueError(f"`keep` must be one of {get_args(Keep)}; got {self.keep!r}.")
+        if self.keep == "pixels" and not self.restart_interval:
+            raise ValueError(
+                '`keep` must be "nothing" or "bytes" where `restart_interval` is 0; got "pixels". Try an interval of 2.'
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

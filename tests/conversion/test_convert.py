@@ -70,7 +70,8 @@ def test_small_sources_are_kept_byte_for_byte_on_demand(jpeg_folder: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "tiled"), [({}, True), ({"restart_interval": 0}, False), ({"keep": "bytes"}, False)]
+    ("options", "tiled"),
+    [({}, True), ({"keep": "pixels"}, True), ({"restart_interval": 0}, False), ({"keep": "bytes"}, False)],
 )
 def test_file_is_tiled_where_all_its_images_have_an_index(
     jpeg_folder: Path, tmp_path: Path, options: dict[str, Any], tiled: bool
@@ -85,6 +86,20 @@ def test_file_is_tiled_where_all_its_images_have_an_index(
     ]
     assert all(indexed) is tiled
     assert not open_dataset(jpeg_folder).tiled
+
+
+def test_small_sources_keep_their_pixels_on_demand(jpeg_folder: Path, tmp_path: Path) -> None:
+    report = convert_small(jpeg_folder, tmp_path / "x.beton", keep="pixels")
+    assert (report.num_kept, report.num_reencoded) == (12, 6)
+    dataset = BetonDataset(tmp_path / "x.beton")
+    assert dataset.tiled
+    for index in range(18):
+        with (
+            Image.open(jpeg_folder / dataset.name(index)) as source,
+            Image.open(io.BytesIO(dataset.encoded(index))) as stored,
+        ):
+            same = source.size == stored.size and np.array_equal(np.asarray(source), np.asarray(stored))
+            assert same is (max(source.size) <= LEVELS[0])
 
 
 def test_no_image_crosses_a_page_and_no_sample_is_spread_over_two(jpeg_folder: Path, tmp_path: Path) -> None:
@@ -244,6 +259,7 @@ def test_existing_target_is_left_alone_unless_told_otherwise(jpeg_folder: Path, 
         ({"subsampling": "4:1:0"}, "`subsampling` must be one of"),
         ({"restart_interval": -1}, "`restart_interval` must be at least 0"),
         ({"keep": "all"}, "`keep` must be one of"),
+        ({"keep": "pixels", "restart_interval": 0}, '`keep` must be "nothing" or "bytes"'),
         ({"num_workers": -1}, "`num_workers` must be at least 0"),
         ({"allow_corrupt": -1}, "`allow_corrupt` must be at least 0"),
     ],

@@ -79,7 +79,7 @@ def test_tiled_file_says_that_crops_are_cut_out(jpeg_folder: Path, tmp_path: Pat
     [
         ({"restart_interval": 0}, [0, 0, 0], "no restart markers, so every image is decoded whole"),
         # Of the six shapes four fit the first level and so keep their bytes, two of these the second.
-        ({"keep": "bytes"}, [2 / 6, 4 / 6, 1], "Kept source images have no index"),
+        ({"keep": "bytes"}, [2 / 6, 4 / 6, 1], "Kept source bytes have no restart markers"),
     ],
 )
 def test_file_that_is_not_tiled_says_why(
