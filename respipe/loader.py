@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed
 
 from respipe.backends.base import Backend
 from respipe.backends.select import make_backend
+from respipe.batch_shapes import warn_past_recompile_limit
 from respipe.corruption import CorruptionGuard, OnCorrupt
 from respipe.decoding import decode_in_order
-from respipe.placement import Normalize, Placement
+from respipe.epoch_setter import EpochSetter
+from respipe.placement import Normalize, Placement, hand_over
 from respipe.prefetch import prefetch
+from respipe.ranks import rank_and_world_size
+from respipe.run_plan import RunPlan
 from respipe.sampling import CenterCrop, Crop, RandomResizedCrop
-from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
 from respipe.sampling.plan import BatchPlan
-from respipe.schedules.step import Schedule, Step
+from respipe.schedules.step import Schedule
 from respipe.state import LoaderState
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
@@ -64,7 +64,10 @@ class Loader:
         on_corrupt: "raise", or "quarantine" to go on without damaged samples (see :class:`CorruptionGuard`).
         corrupt_budget: samples that may be quarantined before the error is raised after all.
         num_threads: decoding threads; default: the cores this process may use.
-        num_prefetch: batches decoded ahead.
+        num_prefetch: batches decoded ahead: so many of the epoch's largest, or as many smaller ones as take the same
+            memory.
+        prefetch_bytes: memory of the finished batches that wait, instead of ``num_prefetch``. One may wait whatever its
+            size; beside them, one more is being finished and two are being decoded (as uint8).
         level_margin: how much larger than the output a crop on a smaller stored level must be to be used.
         stall_timeout: seconds without a batch before :class:`WorkerLostError`.
         rank, world_size: this process's share; default: from ``torch.distributed`` where it is initialised.
@@ -95,20 +98,20 @@ class Loader:
         corrupt_budget: int = 100,
         num_threads: int | None = None,
         num_prefetch: int = 3,
+        prefetch_bytes: int | None = None,
         level_margin: float = 1.0,
         stall_timeout: float = 300.0,
         rank: int | None = None,
         world_size: int | None = None,
         with_spec: bool = False,
     ) -> None:
-        self._rank, self._world_size = _rank_and_world_size(rank, world_size)
-        _check_arguments(schedule, batch_size, training, seed, flip_probability, self._world_size, num_prefetch)
+        self._rank, world_size = rank_and_world_size(rank, world_size)
+        _check_arguments(schedule, batch_size, seed, flip_probability)
+        _check_prefetching(num_prefetch, prefetch_bytes)
         self._placement = Placement(device=torch.device(device), dtype=dtype, normalize=normalize)
-        self._schedule, self._batch_size, self._training, self._seed = schedule, batch_size, training, seed
-        self._crop = crop if crop is not None else RandomResizedCrop() if training else CenterCrop()
-        self._flip_probability = flip_probability
         self._batch_transform = batch_transform
-        self._num_prefetch, self._stall_timeout, self._with_spec = num_prefetch, stall_timeout, with_spec
+        self._num_prefetch, self._prefetch_bytes = num_prefetch, prefetch_bytes
+        self._stall_timeout, self._with_spec = stall_timeout, with_spec
         self._dataset = open_dataset(data)
         self._guard = CorruptionGuard(
             self._dataset,
@@ -117,8 +120,17 @@ class Loader:
             training=training,
             level_margin=level_margin,
         )
-        self._plan = lru_cache(maxsize=2)(self._make_plan)
-        self._plan(0)  # a schedule that does not fit the data or the ranks fails here, not in the first epoch
+        self._plan = RunPlan(
+            schedule,
+            self._dataset,
+            batch_size=batch_size,
+            training=training,
+            seed=seed,
+            crop=crop if crop is not None else RandomResizedCrop() if training else CenterCrop(),
+            flip_probability=flip_probability,
+            rank=self._rank,
+            world_size=world_size,
+        )
         self._backend: Backend | None = make_backend(
             backend,
             self._dataset,
@@ -139,12 +151,12 @@ class Loader:
     @property
     def schedule(self) -> Schedule:
         """The schedule that decides each step's size."""
-        return self._schedule
+        return self._plan.schedule
 
     @property
     def batch_size(self) -> int:
         """Global batch size at the schedule's base size."""
-        return self._batch_size
+        return self._plan.batch_size
 
     @property
     def epoch(self) -> int:
@@ -178,13 +190,44 @@ class Loader:
 
     def num_steps(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on every rank."""
-        if not self._training:
-            return -(-len(self._dataset) // self._batch_size)
-        return len(self._schedule.steps(epoch, num_samples=len(self._dataset), batch_size=self._batch_size))
+        return self._plan.num_steps(epoch)
+
+    def total_steps(self, num_epochs: int) -> int:
+        """Number of batches in the epochs from 0 to ``num_epochs - 1`` together, for learning rates set by step."""
+        return sum(self.num_steps(epoch) for epoch in range(num_epochs))
 
     def __len__(self) -> int:
         """Number of batches in the current epoch, counted from its start also after resuming in its midst."""
         return self.num_steps(self._epoch)
+
+    @property
+    def mean_batch_size(self) -> float:
+        """Mean number of samples in a global batch of the current epoch; copies of a sample count once.
+
+        For the epochs of a whole run, and for the mean over samples, see :func:`respipe.schedules.mean_batch_size`.
+        """
+        return self._plan.mean_batch_size(self._epoch)
+
+    def warmup_shapes(self, max_epochs: int = 1000) -> Iterator[Images]:
+        """Black batches to warm a model up with: each shape that this rank's batches may have once, the largest first.
+
+        A forward and a backward pass on each lets cuDNN choose its kernels, ``torch.compile`` compile and the memory
+        allocator make room before training starts. In training mode such passes change BatchNorm's statistics: save
+        and restore them.
+
+        Args:
+            max_epochs: shapes are looked for from the current epoch on until every size of the schedule has occurred,
+                in so many epochs at most.
+
+        Yields:
+            images as the loader's, zero everywhere.
+
+        Warns:
+            UserWarning: there are more shapes than TorchDynamo recompiles a function for.
+        """
+        shapes = self._plan.shapes_from(self._epoch, max_epochs=max_epochs)
+        warn_past_recompile_limit(len(shapes))
+        return (shape.zeros(self._placement.dtype, self._placement.device) for shape in shapes)
 
     # Where the loader stands
 
@@ -197,7 +240,9 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch received, below 1 KiB and equal on all ranks."""
-        state = LoaderState(seed=self._seed, epoch=self._epoch, step=self._step, fingerprint=self._fingerprint())
+        state = LoaderState(
+            seed=self._plan.seed, epoch=self._epoch, step=self._step, fingerprint=self._plan.fingerprint
+        )
         return state.to_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -206,25 +251,12 @@ class Loader:
         Raises:
             StateMismatchError: the state belongs to another dataset, schedule, batch size, crop or seed.
         """
-        state = LoaderState.from_dict(state_dict, seed=self._seed, fingerprint=self._fingerprint())
+        state = LoaderState.from_dict(state_dict, seed=self._plan.seed, fingerprint=self._plan.fingerprint)
         self._stop()
         self._epoch, self._step = state.epoch, state.step
         if self._step >= self.num_steps(self._epoch):
             self._epoch, self._step = self._epoch + 1, 0
         self._resume_step = self._step
-
-    def _fingerprint(self) -> str:
-        parts = (
-            repr(self._schedule),
-            f"batch_size={self._batch_size}",
-            f"training={self._training}",
-            repr(self._crop),
-            f"flip_probability={self._flip_probability}",
-            self._dataset.fingerprint,
-        )
-        text = "; ".join(parts)
-        # States stay small whatever the schedule's length; the beginning is still readable in an error.
-        return text if len(text) <= 600 else f"{text[:500]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
     # Iterating
 
@@ -238,12 +270,15 @@ class Loader:
 
     def _iterate(self, backend: Backend, epoch: int, start: int) -> Generator[Batch, None, None]:
         source = prefetch(
-            lambda: self._placed(backend, epoch, start), depth=self._num_prefetch, stall_timeout=self._stall_timeout
+            lambda: self._placed(backend, epoch, start),
+            capacity=self._prefetch_capacity(epoch),
+            size_of=lambda item: sum(tensor.nbytes for tensor in item[1]),
+            stall_timeout=self._stall_timeout,
         )
         try:
             for plan, images, labels, ready in source:
                 if ready is not None:
-                    _hand_over((*images, labels), ready)
+                    hand_over((*images, labels), ready)
                 batch: Batch = (images[0] if len(images) == 1 else images, labels)
                 if self._batch_transform is not None:
                     batch = self._transformed(plan, *batch)
@@ -254,46 +289,36 @@ class Loader:
         if self._epoch == epoch:  # the user may have called set_epoch meanwhile
             self._epoch, self._step = epoch + 1, 0
 
+    def _prefetch_capacity(self, epoch: int) -> int:
+        """Bytes of images that may wait for the consumer."""
+        if self._prefetch_bytes is not None:
+            return self._prefetch_bytes
+        shapes = self._plan.shapes(epoch)
+        # A rank may have no image in any batch of a small evaluation.
+        largest = shapes[0].num_bytes(self._placement.dtype) if shapes else 1
+        return self._num_prefetch * largest
+
     def _placed(
         self, backend: Backend, epoch: int, start: int
     ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
-        epoch_plan = self._plan(epoch)
-        plans = (
-            epoch_plan.local(number, rank=self._rank, world_size=self._world_size)
-            for number in range(start, len(epoch_plan))
-        )
         device = self._placement.device
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         with torch.cuda.stream(stream):
-            for plan, pixels in decode_in_order(backend, self._guard, plans):
+            for plan, pixels in decode_in_order(backend, self._guard, self._plan.local_batches(epoch, start)):
                 images = tuple(self._placement.images(tensor) for tensor in pixels)
                 labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
                 yield plan, images, labels, stream.record_event() if stream is not None else None
 
     def _transformed(self, plan: BatchPlan, images: Images, labels: torch.Tensor) -> tuple[Images, torch.Tensor]:
         assert self._batch_transform is not None
-        seed = np.random.SeedSequence([self._seed, plan.epoch, plan.number, self._rank]).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence([self._plan.seed, plan.epoch, plan.number, self._rank]).generate_state(
+            1, np.uint64
+        )
         device = self._placement.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed[0]) >> 1)
             return self._batch_transform(images, labels)
-
-    def _make_plan(self, epoch: int) -> EpochPlan:
-        largest = self._dataset.levels[0]
-        common: dict[str, Any] = {
-            "heights": largest.heights,
-            "widths": largest.widths,
-            "batch_size": self._batch_size,
-            "crop": self._crop,
-            "epoch": epoch,
-            "seed": self._seed,
-        }
-        if not self._training:
-            return plan_evaluation(self._schedule, **common)
-        plan = plan_epoch(self._schedule, flip_probability=self._flip_probability, **common)
-        _check_divisible(set(plan.steps), self._world_size)
-        return plan
 
     # Ending
 
@@ -323,73 +348,19 @@ class Loader:
         return self._backend
 
 
-class EpochSetter:
-    """What trainers expect of a sampler: a length and ``set_epoch``."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    @property
-    def sampler(self) -> EpochSetter:
-        """Itself: some trainers look for ``batch_sampler.sampler``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """See :meth:`Loader.set_epoch`."""
-        self._loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-
-def _hand_over(tensors: tuple[torch.Tensor, ...], ready: torch.Event) -> None:
-    """Let the consumer's stream wait for the copy, and the allocator for the consumer before it reuses the memory."""
-    stream = torch.cuda.current_stream(tensors[0].device)
-    ready.wait(stream)
-    for tensor in tensors:
-        tensor.record_stream(stream)
-
-
-def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"`rank` and `world_size` must be given together; got {rank} and {world_size}.")
-    if rank is None or world_size is None:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return 0, 1
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if not 0 <= rank < world_size:
-        raise ValueError(f"`rank` must be in 0..world_size - 1; got rank {rank} of {world_size}.")
-    return rank, world_size
-
-
-def _check_arguments(
-    schedule: Schedule,
-    batch_size: int,
-    training: bool,
-    seed: int,
-    flip_probability: float,
-    world_size: int,
-    num_prefetch: int,
-) -> None:
+def _check_arguments(schedule: Schedule, batch_size: int, seed: int, flip_probability: float) -> None:
     if not isinstance(schedule, Schedule):
         raise TypeError(f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}.")
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
-    if training:
-        _check_divisible({Step(schedule.sizes[:1], batch_size)}, world_size)
     if not 0 <= seed < 2**64:
         raise ValueError(f"`seed` must be in 0..2**64 - 1; got {seed}.")
     if not 0.0 <= flip_probability <= 1.0:
         raise ValueError(f"`flip_probability` must be in 0..1; got {flip_probability}.")
+
+
+def _check_prefetching(num_prefetch: int, prefetch_bytes: int | None) -> None:
     if num_prefetch < 1:
         raise ValueError(f"`num_prefetch` must be at least 1; got {num_prefetch}.")
-
-
-def _check_divisible(steps: set[Step], world_size: int) -> None:
-    for step in steps:
-        if step.batch_size % world_size:
-            lower = step.batch_size // world_size * world_size
-            raise ValueError(
-                f"`batch_size` must be a multiple of the number of ranks ({world_size}) at every step; got "
-                f"{step.batch_size} at {step.sizes} px. Try {lower or world_size} or {lower + world_size}."
-            )
+    if prefetch_bytes is not None and prefetch_bytes < 1:
+        raise ValueError(f"`prefetch_bytes` must be at least 1; got {prefetch_bytes}. Pass a number of bytes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,3 +81,16 @@ class Placement:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+
+def hand_over(tensors: Sequence[torch.Tensor], ready: torch.Event) -> None:
+    """Let the consumer's stream wait for a copy, and the allocator for the consumer before it reuses the memory.
+
+    Args:
+        tensors: on one CUDA device, written by another stream.
+        ready: recorded on that stream after the copy.
+    """
+    stream = torch.cuda.current_stream(tensors[0].device)
+    ready.wait(stream)
+    for tensor in tensors:
+        tensor.record_stream(stream)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from respipe.bounded_buffer import BoundedBuffer
 from respipe.errors import WorkerLostError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long one side of the queue sleeps before it looks whether the other side is still there.
+# How long one side of the buffer sleeps before it looks whether the other side is still there.
 _POLL_SECONDS = 0.2
 # How long a thread that was told to stop may take to finish the batch it is working on.
 _JOIN_SECONDS = 30.0
@@ -36,23 +37,33 @@ class _End:
     pass
 
 
-def prefetch(produce: Callable[[], Iterator[T]], *, depth: int, stall_timeout: float) -> Generator[T, None, None]:
-    """Run an iterator in a thread of its own, up to ``depth`` items ahead.
+def prefetch(
+    produce: Callable[[], Iterator[T]],
+    *,
+    capacity: int,
+    size_of: Callable[[T], int] = lambda _: 1,
+    stall_timeout: float,
+) -> Generator[T, None, None]:
+    """Run an iterator in a thread of its own, as far ahead as ``capacity`` allows.
 
     The thread starts when the first item is asked for, and ends when the items are used up, the generator is closed
     or dropped, or ``produce`` raises, which the consumer then sees at the item where it happened.
 
     Args:
         produce: makes the iterator; called in the thread, which also closes the iterator.
-        depth: finished items that may wait for the consumer.
+        capacity: total size of the finished items that may wait for the consumer; one may wait whatever its size, and
+            one more is in the thread's hands.
+        size_of: size of an item; the default counts items.
         stall_timeout: seconds without a new item after which the thread is given up.
 
     Raises:
         WorkerLostError: the thread died, or made no progress for ``stall_timeout`` seconds.
     """
-    items: queue.Queue[_Item[T] | _Raised | _End] = queue.Queue(depth)
+    items: BoundedBuffer[_Item[T] | _Raised | _End] = BoundedBuffer(capacity)
     stopped = threading.Event()
-    thread = threading.Thread(target=_run, args=(produce, items, stopped), name="respipe-prefetch", daemon=True)
+    thread = threading.Thread(
+        target=_run, args=(produce, size_of, items, stopped), name="respipe-prefetch", daemon=True
+    )
     thread.start()
     try:
         while True:
@@ -71,38 +82,41 @@ def prefetch(produce: Callable[[], Iterator[T]], *, depth: int, stall_timeout: f
 
 
 def _run(
-    produce: Callable[[], Iterator[T]], items: queue.Queue[_Item[T] | _Raised | _End], stopped: threading.Event
+    produce: Callable[[], Iterator[T]],
+    size_of: Callable[[T], int],
+    items: BoundedBuffer[_Item[T] | _Raised | _End],
+    stopped: threading.Event,
 ) -> None:
-    """Body of the thread: every way out except a stop puts something into the queue."""
+    """Body of the thread: every way out except a stop puts something into the buffer."""
     try:
         iterator = produce()
         try:
             for value in iterator:
-                if not _put(items, _Item(value), stopped):
+                if not _put(items, _Item(value), size_of(value), stopped):
                     return
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()
-        _put(items, _End(), stopped)
+        _put(items, _End(), 0, stopped)
     except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-        _put(items, _Raised(error), stopped)
+        _put(items, _Raised(error), 0, stopped)
 
 
 def _put(
-    items: queue.Queue[_Item[T] | _Raised | _End], item: _Item[T] | _Raised | _End, stopped: threading.Event
+    items: BoundedBuffer[_Item[T] | _Raised | _End],
+    item: _Item[T] | _Raised | _End,
+    size: int,
+    stopped: threading.Event,
 ) -> bool:
-    """Wait for room in the queue; False where the consumer has gone."""
+    """Wait for room in the buffer; False where the consumer has gone."""
     while not stopped.is_set():
-        try:
-            items.put(item, timeout=_POLL_SECONDS)
-        except queue.Full:
-            continue
-        return True
+        if items.put(item, size, timeout=_POLL_SECONDS):
+            return True
     return False
 
 
 def _next_item(
-    items: queue.Queue[_Item[T] | _Raised | _End], thread: threading.Thread, stall_timeout: float
+    items: BoundedBuffer[_Item[T] | _Raised | _End], thread: threading.Thread, stall_timeout: float
 ) -> _Item[T] | _Raised | _End:
     deadline = time.monotonic() + stall_timeout
     while True:

@@ -18,7 +18,19 @@ LINE = (
     {"sampling"},
     {"storage"},
     {"backends"},
-    {"corruption", "decoding", "loader", "placement", "prefetch", "state"},
+    {
+        "batch_shapes",
+        "bounded_buffer",
+        "corruption",
+        "decoding",
+        "epoch_setter",
+        "loader",
+        "placement",
+        "prefetch",
+        "ranks",
+        "run_plan",
+        "state",
+    },
 )
 BELOW_CONVERSION = {"errors", "rng", "schedules", "sampling", "storage"}
 UP_TO_LOADER = set[str]().union(*LINE)

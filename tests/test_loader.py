@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,48 +16,14 @@ from respipe.backends.reference import decode_upright
 from respipe.errors import CorruptImageError, StateMismatchError, StorageError
 from respipe.loader import Loader
 from respipe.sampling import CenterCrop, RandomCrop
-from respipe.schedules import TRD, Constant, Schedule, Step
+from respipe.schedules import Constant, Schedule
+from tests.loaders import SCHEDULE, Mixed, flat, make
 from tests.memory_dataset import MemoryDataset
-
-SCHEDULE = TRD(32, 16, 0.5, unit="step", seed=1)
-
-
-class Mixed:
-    """Sizes, batch sizes and duplicates that change at every step."""
-
-    base_size = 32
-    sizes = (32, 24, 16)
-
-    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
-        return [Step((32,), 4), Step((16,), 8, 2), Step((24, 16), 4), Step((32,), 4, 3)]
-
-    def __repr__(self) -> str:
-        return "Mixed()"
 
 
 @pytest.fixture
 def dataset() -> MemoryDataset:
     return MemoryDataset([(40 + 3 * i % 17, 60 - 5 * i % 23) for i in range(21)], fractions=(0.5,))
-
-
-def make(dataset: MemoryDataset, schedule: Schedule = SCHEDULE, **options: Any) -> Loader:
-    defaults: dict[str, Any] = {"batch_size": 4, "backend": "reference", "num_threads": 2, "with_spec": True, "seed": 7}
-    return Loader(dataset, schedule, **(defaults | options))
-
-
-def flat(batches: Iterator[Any]) -> list[tuple[Any, ...]]:
-    """Everything about each batch, comparable with ==."""
-    return [
-        (
-            tuple(image.numpy().tobytes() for image in (images if isinstance(images, tuple) else (images,))),
-            labels.tolist(),
-            spec.step,
-            spec.epoch,
-            spec.number,
-            spec.indices.tolist(),
-        )
-        for images, labels, spec in batches
-    ]
 
 
 def batches_of(loader: Loader, epochs: int) -> list[tuple[Any, ...]]:
@@ -114,8 +79,9 @@ def test_threads_and_prefetching_do_not_change_a_pixel(dataset: MemoryDataset, s
     with (
         make(dataset, schedule, num_threads=1, num_prefetch=1) as one,
         make(dataset, schedule, num_threads=3, num_prefetch=5) as other,
+        make(dataset, schedule, num_threads=2, prefetch_bytes=1) as third,
     ):
-        assert batches_of(one, 2) == batches_of(other, 2)
+        assert batches_of(one, 2) == batches_of(other, 2) == batches_of(third, 2)
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, Mixed()])
@@ -340,6 +306,7 @@ def test_state_of_another_run_is_refused(dataset: MemoryDataset, options: dict[s
         ({"seed": -1}, ValueError, "`seed`"),
         ({"flip_probability": 1.5}, ValueError, "`flip_probability`"),
         ({"num_prefetch": 0}, ValueError, "`num_prefetch`"),
+        ({"prefetch_bytes": 0}, ValueError, "`prefetch_bytes`"),
         ({"schedule": 224}, TypeError, "`schedule`"),
         ({"backend": "pillow"}, ValueError, "`backend`"),
         ({"on_corrupt": "ignore"}, ValueError, "`on_corrupt`"),

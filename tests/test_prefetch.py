@@ -15,14 +15,14 @@ def prefetch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "respipe-prefetch"]
 
 
-@pytest.mark.parametrize("depth", [1, 2, 7])
-def test_items_arrive_in_order_at_any_depth(depth: int) -> None:
-    assert list(prefetch(lambda: iter(range(50)), depth=depth, stall_timeout=10)) == list(range(50))
+@pytest.mark.parametrize("capacity", [1, 2, 7])
+def test_items_arrive_in_order_at_any_capacity(capacity: int) -> None:
+    assert list(prefetch(lambda: iter(range(50)), capacity=capacity, stall_timeout=10)) == list(range(50))
     assert not prefetch_threads()
 
 
 def test_an_empty_iterator_ends_at_once() -> None:
-    assert list(prefetch(lambda: iter(()), depth=1, stall_timeout=10)) == []
+    assert list(prefetch(lambda: iter(()), capacity=1, stall_timeout=10)) == []
 
 
 def test_an_error_is_raised_after_the_items_before_it() -> None:
@@ -30,7 +30,7 @@ def test_an_error_is_raised_after_the_items_before_it() -> None:
         yield 1
         raise ZeroDivisionError("at item 2")
 
-    items = prefetch(failing, depth=3, stall_timeout=10)
+    items = prefetch(failing, capacity=3, stall_timeout=10)
     assert next(items) == 1
     with pytest.raises(ZeroDivisionError, match="at item 2"):
         next(items)
@@ -42,7 +42,7 @@ def test_an_error_while_making_the_iterator_is_raised() -> None:
         raise KeyError("no iterator")
 
     with pytest.raises(KeyError, match="no iterator"):
-        next(prefetch(broken, depth=1, stall_timeout=10))
+        next(prefetch(broken, capacity=1, stall_timeout=10))
 
 
 def test_leaving_early_ends_the_thread_and_closes_the_iterator() -> None:
@@ -55,13 +55,13 @@ def test_leaving_early_ends_the_thread_and_closes_the_iterator() -> None:
         finally:
             closed.set()
 
-    for _ in prefetch(endless, depth=2, stall_timeout=10):
+    for _ in prefetch(endless, capacity=2, stall_timeout=10):
         break
     assert closed.wait(timeout=10)
     assert not prefetch_threads()
 
 
-def test_no_more_than_depth_items_wait_for_the_consumer() -> None:
+def test_no_more_items_wait_than_fit_for_the_consumer() -> None:
     made = 0
     third_made = threading.Event()
 
@@ -73,10 +73,10 @@ def test_no_more_than_depth_items_wait_for_the_consumer() -> None:
                 third_made.set()
             yield number
 
-    items = prefetch(counting, depth=3, stall_timeout=10)
+    items = prefetch(counting, capacity=3, stall_timeout=10)
     assert next(items) == 0
     assert third_made.wait(timeout=10)
-    # One item was consumed, three wait in the queue, and the fifth is in the producer's hands.
+    # One item was consumed, three wait in the buffer, and the fifth is in the producer's hands.
     assert not third_made.wait(timeout=0) or made == 5
     items.close()
     assert made == 5
@@ -90,7 +90,7 @@ def test_a_stalled_producer_raises_in_bounded_time(monkeypatch: pytest.MonkeyPat
         yield 1
         release.wait(timeout=60)
 
-    items = prefetch(stalled, depth=1, stall_timeout=0.3)
+    items = prefetch(stalled, capacity=1, stall_timeout=0.3)
     assert next(items) == 1
     with pytest.raises(WorkerLostError, match=r"0\.3 s.*stall_timeout"):
         next(items)
@@ -102,4 +102,4 @@ def test_a_stalled_producer_raises_in_bounded_time(monkeypatch: pytest.MonkeyPat
 def test_a_thread_that_dies_silently_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("respipe.prefetch._run", lambda *_: None)
     with pytest.raises(WorkerLostError, match="died"):
-        next(prefetch(lambda: iter(range(3)), depth=1, stall_timeout=10))
+        next(prefetch(lambda: iter(range(3)), capacity=1, stall_timeout=10))

@@ -19,7 +19,7 @@ class Steps(Sequence[Step]):
     """A read-only sequence of steps that holds each distinct step once.
 
     Args:
-        kinds: the distinct steps.
+        kinds: the distinct steps; some may not occur in this epoch.
         codes: (T,) integers, for each step of the epoch its place in ``kinds``.
     """
 
@@ -40,6 +40,11 @@ class Steps(Sequence[Step]):
 
     def __iter__(self) -> Iterator[Step]:
         return map(self.kinds.__getitem__, self.codes.tolist())
+
+
+def kinds_of(steps: Sequence[Step]) -> set[Step]:
+    """The distinct steps of an epoch, and those that its schedule names beside them for other epochs."""
+    return set(steps.kinds if isinstance(steps, Steps) else steps)
 
 
 def tally(steps: Sequence[Step]) -> Mapping[Step, int]:

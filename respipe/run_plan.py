@@ -1,0 +1,133 @@
+"""Everything a loader will do in any epoch, on any rank, decided ahead of time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from respipe.batch_shapes import BatchShape, batch_shapes
+from respipe.ranks import check_base_batch, check_steps
+from respipe.sampling import Crop
+from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
+from respipe.sampling.plan import BatchPlan
+from respipe.schedules.mean_batch import mean_batch_size
+from respipe.schedules.sequence import kinds_of, tally
+from respipe.schedules.step import Schedule, Step
+from respipe.storage.dataset import Dataset
+
+
+class RunPlan:
+    """The steps and batches of every epoch, and this rank's share of them.
+
+    Args:
+        schedule: decides the steps.
+        dataset: where the samples are.
+        batch_size: global batch size at the schedule's base size.
+        training: random order, crops and flips, whole batches only; or each sample exactly once, in order.
+        seed: 64-bit seed.
+        crop: chooses the boxes.
+        flip_probability: of mirroring a training crop.
+        rank, world_size: this process's share.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or the schedule does not fit the data or the ranks.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        training: bool,
+        seed: int,
+        crop: Crop,
+        flip_probability: float,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
+            schedule, dataset, batch_size, training, seed,
+        )  # fmt: skip
+        self._crop, self._flip_probability = crop, flip_probability
+        self._rank, self._world_size = rank, world_size
+        self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)
+        self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
+
+    @property
+    def fingerprint(self) -> str:
+        """All that decides the batches, besides the seed, as one text. Not the number of ranks."""
+        parts = (
+            repr(self.schedule),
+            f"batch_size={self.batch_size}",
+            f"training={self.training}",
+            repr(self._crop),
+            f"flip_probability={self._flip_probability}",
+            self.dataset.fingerprint,
+        )
+        text = "; ".join(parts)
+        # States stay small whatever the schedule's length; the beginning is still readable in an error.
+        return text if len(text) <= 600 else f"{text[:500]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+    def steps(self, epoch: int) -> Sequence[Step]:
+        """The steps of an epoch, the same on every rank."""
+        if not self.training:
+            return self._epoch_plan(epoch).steps
+        return self.schedule.steps(epoch, num_samples=len(self.dataset), batch_size=self.batch_size)
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of steps in an epoch."""
+        return len(self.steps(epoch)) if self.training else -(-len(self.dataset) // self.batch_size)
+
+    def mean_batch_size(self, epoch: int) -> float:
+        """Mean number of samples in an epoch's global batches; copies of a sample count once."""
+        if not self.training:
+            return len(self.dataset) / self.num_steps(epoch)
+        num_samples, batch_size = len(self.dataset), self.batch_size
+        return mean_batch_size(self.schedule, epochs=(epoch,), num_samples=num_samples, batch_size=batch_size)
+
+    def local_batches(self, epoch: int, start: int) -> Iterator[BatchPlan]:
+        """This rank's part of every batch of an epoch from step ``start`` on."""
+        epoch_plan = self._epoch_plan(epoch)
+        for number in range(start, len(epoch_plan)):
+            yield epoch_plan.local(number, rank=self._rank, world_size=self._world_size)
+
+    def shapes(self, epoch: int) -> list[BatchShape]:
+        """The distinct shapes of this rank's batches in an epoch, most pixels first."""
+        return self._shapes_of(tally(self.steps(epoch)))
+
+    def shapes_from(self, epoch: int, *, max_epochs: int) -> list[BatchShape]:
+        """The distinct shapes of this rank's batches in an epoch and those after it, most pixels first.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            max_epochs: epochs that are looked at unless every size of the schedule has occurred before.
+        """
+        kinds = set[Step]()
+        for number in range(epoch, epoch + max_epochs):
+            kinds |= kinds_of(self.steps(number))
+            if {size for step in kinds for size in step.sizes} >= set(self.schedule.sizes):
+                break
+        return self._shapes_of(kinds)
+
+    def _shapes_of(self, steps: Iterable[Step]) -> list[BatchShape]:
+        return batch_shapes(steps, rank=self._rank, world_size=self._world_size)
+
+    def _plan_epoch(self, epoch: int) -> EpochPlan:
+        largest = self.dataset.levels[0]
+        common: dict[str, Any] = {
+            "heights": largest.heights,
+            "widths": largest.widths,
+            "batch_size": self.batch_size,
+            "crop": self._crop,
+            "epoch": epoch,
+            "seed": self.seed,
+        }
+        if not self.training:
+            return plan_evaluation(self.schedule, **common)
+        check_base_batch(self.batch_size, self._world_size)
+        plan = plan_epoch(self.schedule, flip_probability=self._flip_probability, **common)
+        check_steps(kinds_of(plan.steps), self._world_size)
+        return plan

@@ -1,0 +1,45 @@
+"""Loaders of small datasets, for tests, and what comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from respipe.loader import Loader
+from respipe.schedules import TRD, Schedule, Step
+from tests.memory_dataset import MemoryDataset
+
+SCHEDULE = TRD(32, 16, 0.5, unit="step", seed=1)
+
+
+class Mixed:
+    """Sizes, batch sizes and duplicates that change at every step."""
+
+    base_size = 32
+    sizes = (32, 24, 16)
+
+    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
+        return [Step((32,), 4), Step((16,), 8, 2), Step((24, 16), 4), Step((32,), 4, 3)]
+
+    def __repr__(self) -> str:
+        return "Mixed()"
+
+
+def make(dataset: MemoryDataset, schedule: Schedule = SCHEDULE, **options: Any) -> Loader:
+    defaults: dict[str, Any] = {"batch_size": 4, "backend": "reference", "num_threads": 2, "with_spec": True, "seed": 7}
+    return Loader(dataset, schedule, **(defaults | options))
+
+
+def flat(batches: Iterator[Any]) -> list[tuple[Any, ...]]:
+    """Everything about each batch, comparable with ==."""
+    return [
+        (
+            tuple(image.numpy().tobytes() for image in (images if isinstance(images, tuple) else (images,))),
+            labels.tolist(),
+            spec.step,
+            spec.epoch,
+            spec.number,
+            spec.indices.tolist(),
+        )
+        for images, labels, spec in batches
+    ]
