@@ -17,18 +17,35 @@ def _basis() -> NDArray[np.float32]:
     return (scale * np.cos((2 * sample + 1) * frequency * np.pi / 16)).astype(np.float32).ravel()
 
 
-def _places() -> NDArray[np.int64]:
+def _zigzag() -> NDArray[np.int64]:
     # Diagonals from the upper left, walked down on odd ones and up on even ones (ITU-T T.81, figure 5).
     cells = [(v, u) for v in range(8) for u in range(8)]
     cells.sort(key=lambda cell: (sum(cell), cell[0] if sum(cell) % 2 else cell[1]))
-    return np.array([(8 * horizontal, 8 * vertical) for vertical, horizontal in cells], np.int64)
+    return np.array(cells, np.int64)
 
+
+_ROWS = 8 * _zigzag()[:, 0].copy()
+
+COLUMNS = 8 * _zigzag()[:, 1].copy()
+"""(64,) int64: for each coefficient in zigzag order, where the column of its horizontal frequency begins in a block."""
 
 BASIS = _basis()
 """(64,) float32: orthonormal cosines, [frequency][sample]."""
 
-PLACES = _places()
-"""(64, 2) int64: for each coefficient in zigzag order 8 x its horizontal and 8 x its vertical frequency."""
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def quantized_cosines(quantizers: NDArray[np.float32], cosines: NDArray[np.float32]) -> None:
+    """What a coefficient of 1 adds to the eight samples of its column.
+
+    Args:
+        quantizers: (n x 64,) float32, quantisation tables in zigzag order.
+        cosines: (n x 64 x 8,) float32, filled, in zigzag order.
+    """
+    for i in range(len(quantizers)):
+        row = _ROWS[i & 63]
+        for y in range(8):
+            cosines[8 * i + y] = quantizers[i] * BASIS[row + y]
+
 
 _E2, _E6 = BASIS[16], BASIS[17]
 _O1, _O3, _O5, _O7 = BASIS[8], BASIS[9], BASIS[10], BASIS[11]
@@ -67,6 +84,7 @@ def store_block(block: NDArray[np.float32], plane: NDArray[np.uint8], at: int) -
     pixels = plane[at : at + 64]
     for i in range(64):
         pixels[i] = _pixel(block[i])
+    block[:] = np.float32(0.0)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)

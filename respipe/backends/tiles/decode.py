@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, interval_bounds
-from respipe.backends.tiles.dct import store_block, store_flat_block
-from respipe.backends.tiles.entropy import DAMAGED, DETAILED, decode_block, is_read_to_end, start_reading
+from respipe.backends.tiles import entropy
+from respipe.backends.tiles.dct import COLUMNS, store_block, store_flat_block
+from respipe.backends.tiles.machine import add_scaled, load_word, spread
+
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 class Region(NamedTuple):
@@ -63,22 +66,60 @@ def covering_region(layout: Layout, top: int, left: int, bottom: int, right: int
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def decode_region(
+def _block_places(layout: Layout, planes: Planes) -> NDArray[np.int64]:
+    """(blocks of an MCU, 4): component, place of the first MCU's block, and steps to the next row and column."""
+    wide, high = layout.mcu_width >> 3, layout.mcu_height >> 3
+    places = np.empty((wide * high + layout.components - 1, 4), np.int64)
+    for part in range(wide * high):
+        place = 8 * (part // wide * planes.luma_columns + part % wide * 8)
+        places[part] = 0, place, 8 * high * planes.luma_columns, 64 * wide
+    for component in range(1, layout.components):
+        place = planes.blue if component == 1 else planes.red
+        places[wide * high + component - 1] = component, place, 8 * planes.chroma_columns, 64
+    return places
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _covered_intervals(data: NDArray[np.uint8], layout: Layout, region: Region) -> NDArray[np.int64]:
+    """The intervals that a region touches.
+
+    Returns:
+        (n, 6) int64: start and end in ``data``; row and column of the first MCU, counted from the region's; how many
+        MCUs to decode, and how many there are. No rows where the index is damaged.
+    """
+    across = (region.right - region.left - 1) // layout.interval + 2
+    intervals = np.empty(((region.bottom - region.top) * across, 6), np.int64)
+    count = 0
+    for row in range(region.top, region.bottom):
+        left, right = row * layout.columns + region.left, row * layout.columns + region.right
+        for number in range(left // layout.interval, (right - 1) // layout.interval + 1):
+            start, end = interval_bounds(data, layout, number)
+            if start < 0:
+                return intervals[:0]
+            first = number * layout.interval
+            stop = min(first + layout.interval, layout.rows * layout.columns)
+            wanted = min(stop, right)
+            intervals[count] = start, end, row - region.top, first - left, wanted - first, stop - first
+            count += 1
+    return intervals[:count]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at every block doubles the time
     data: NDArray[np.uint8],
     layout: Layout,
     region: Region,
-    quantization: NDArray[np.float32],
-    lookup: NDArray[np.int32],
+    cosines: NDArray[np.float32],
+    lookup: NDArray[np.int64],
     block: NDArray[np.float32],
     samples: NDArray[np.uint8],
 ) -> bool:
-    """Decode every interval that a region touches.
+    """Decode every interval that a region touches, up to the last MCU that it needs of it.
 
     Args:
         data: (n,) uint8, an encoded image.
-        layout: of the same, with an index.
-        region: at least one MCU.
-        quantization: see :func:`respipe.backends.tiles.header.read_coding`.
+        layout, region: of the same, with an index; at least one MCU of it.
+        cosines: see :func:`respipe.backends.tiles.dct.quantized_cosines`.
         lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
         block: (64,) float32 scratch.
         samples: (n,) uint8, filled as :func:`lay_out_planes` has it.
@@ -86,58 +127,66 @@ def decode_region(
     Returns:
         False where the data is damaged.
     """
+    places = _block_places(layout, lay_out_planes(layout, region))
+    intervals = _covered_intervals(data, layout, region)
     means = np.empty(3, np.int64)
-    for row in range(region.top, region.bottom):
-        first = (row * layout.columns + region.left) // layout.interval
-        last = (row * layout.columns + region.right - 1) // layout.interval
-        for number in range(first, last + 1):
-            if not _decode_interval(data, layout, region, row, number, quantization, lookup, block, means, samples):
-                return False
-    return True
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _decode_interval(
-    data: NDArray[np.uint8],
-    layout: Layout,
-    region: Region,
-    row: int,
-    number: int,
-    quantization: NDArray[np.float32],
-    lookup: NDArray[np.int32],
-    block: NDArray[np.float32],
-    means: NDArray[np.int64],
-    samples: NDArray[np.uint8],
-) -> bool:
-    """Decode one interval up to the last MCU that the region needs in this row."""
-    start, end = interval_bounds(data, layout, number)
-    if start < 0:
-        return False
-    wide, high = layout.mcu_width >> 3, layout.mcu_height >> 3
-    planes = lay_out_planes(layout, region)
-    begin = number * layout.interval
-    stop = min(begin + layout.interval, layout.rows * layout.columns)
-    needed = min(stop, row * layout.columns + region.right)
-    bits = start_reading(start)
-    means[:] = 0
-    for mcu in range(begin, needed):
-        column = mcu - row * layout.columns - region.left
-        for part in range(wide * high + layout.components - 1):
-            component = max(part - wide * high + 1, 0)
-            if component == 0:
-                band = (row - region.top) * high + part // wide
-                at = 8 * (band * planes.luma_columns + 8 * (column * wide + part % wide))
-            else:
-                at = 8 * ((row - region.top) * planes.chroma_columns + 8 * column)
-                at += planes.blue if component == 1 else planes.red
-            bits, mean, found = decode_block(data, end, bits, means[component], component, quantization, lookup, block)
-            means[component] = mean
-            if found == DAMAGED:
-                return False
-            if column < 0:
-                continue
-            if found == DETAILED:
-                store_block(block, samples, at)
-            else:
-                store_flat_block(block[0], samples, at)
-    return needed < stop or is_read_to_end(bits, end)
+    block[:] = np.float32(0.0)
+    for i in range(len(intervals)):
+        position, end, buffer, loaded, missing = intervals[i, 0], intervals[i, 1], np.uint64(0), 0, 0
+        means[:] = 0
+        for column in range(intervals[i, 3], intervals[i, 3] + intervals[i, 4]):
+            for part in range(len(places)):
+                component = places[part, 0]
+                table, rows = np.uint64(2 * entropy.TABLE if component else 0), 512 * component
+                place, detailed = -1, False
+                while place < 63:
+                    if loaded < 32:
+                        word = load_word(data, position) if position + 8 <= end else _ONES
+                        if entropy.has_ones(word):
+                            position, buffer, loaded, missing = entropy.load_bytes(
+                                data, end, position, buffer, loaded, missing
+                            )
+                        else:
+                            buffer |= word >> np.uint64(loaded)
+                            position += (63 - loaded) >> 3
+                            loaded |= 56
+                    entry = lookup[table + entropy.short_code(buffer)]
+                    if entry == 0:
+                        entry = lookup[table + entropy.long_code(buffer)]
+                    length, value = entropy.num_bits(entry), entropy.value(entry)
+                    if entropy.is_unread(entry):
+                        size = value
+                        value = entropy.read_value(buffer, length, size)
+                        length += size
+                    place += entropy.step(entry)
+                    if place >= 63:
+                        if place == 63:  # what follows belongs to another block
+                            length += entropy.num_bits_of_first(entry) - entropy.num_bits(entry)
+                            add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
+                            detailed = True
+                    elif place == 0:
+                        means[component] += value
+                        spread(block, np.float32(means[component]) * cosines[rows])
+                        table += np.uint64(entropy.TABLE)
+                    else:
+                        add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
+                        detailed = True
+                        place += entropy.second_step(entry)
+                        if place <= 63:
+                            value = entropy.second_value(entry)
+                            add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
+                    buffer <<= np.uint64(length)
+                    loaded -= length
+                if not entropy.is_end(place) or loaded < missing:
+                    return False
+                at = places[part, 1] + intervals[i, 2] * places[part, 2] + column * places[part, 3]
+                if column < 0:
+                    block[:] = np.float32(0.0)
+                elif detailed:
+                    store_block(block, samples, at)
+                else:
+                    store_flat_block(block[0], samples, at)
+        # Nothing is left of a whole interval but the bits that fill up its last byte.
+        if intervals[i, 4] == intervals[i, 5] and (position != end or loaded - missing >= 8):
+            return False
+    return len(intervals) > 0

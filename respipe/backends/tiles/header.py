@@ -18,25 +18,25 @@ _STANDARD_STARTS = np.cumsum([0, *map(len, _STANDARD)])
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def read_coding(data: NDArray[np.uint8], layout: Layout, quantization: NDArray[np.float32]) -> bool:
+def read_quantizers(data: NDArray[np.uint8], layout: Layout, quantizers: NDArray[np.float32]) -> bool:
     """Read the quantisation tables, and check that all else is as the tile decoder expects it.
 
     Args:
         data: (n,) uint8, an encoded image.
         layout: of the same.
-        quantization: (192,) float32, filled for each component in zigzag order.
+        quantizers: (192,) float32, filled for each component in zigzag order.
 
     Returns:
         whether luma uses the standard Huffman tables for luma, chroma those for chroma, and chroma has one block in
         each MCU.
     """
-    quantizers = np.zeros(4, np.int64)  # where the contents of each quantisation table begin
+    places = np.zeros(4, np.int64)  # where the contents of each quantisation table begin
     marker, huffman, start, end = 0, 0, 0, 2
     while marker != _SOS:
         marker, start, end = next_segment(data, end)
         sound = marker != 0
         if marker == _DQT:
-            sound = _find_quantizers(data, start, end, quantizers)
+            sound = _find_quantizers(data, start, end, places)
         elif marker == _DHT:
             found = _standard_tables(data, start, end)
             sound = found != 0
@@ -48,21 +48,21 @@ def read_coding(data: NDArray[np.uint8], layout: Layout, quantization: NDArray[n
         return False
     for component in range(layout.components):
         frame, scan = layout.frame + 6 + 3 * component, start + 1 + 2 * component
-        quantizer = quantizers[data[frame + 2] & 3]
+        quantizer = places[data[frame + 2] & 3]
         usual = data[scan + 1] == (0x00 if component == 0 else 0x11) and data[scan] == data[frame]
         if quantizer == 0 or not usual or (component > 0 and data[frame + 1] != 0x11):
             return False
         for place in range(64):
-            quantization[64 * component + place] = np.float32(data[quantizer + place])
+            quantizers[64 * component + place] = np.float32(data[quantizer + place])
     return True
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _find_quantizers(data: NDArray[np.uint8], start: int, end: int, quantizers: NDArray[np.int64]) -> bool:
+def _find_quantizers(data: NDArray[np.uint8], start: int, end: int, places: NDArray[np.int64]) -> bool:
     while start + 65 <= end:
         if data[start] > 3:
             return False  # more than 8 bits, or no such table
-        quantizers[data[start]] = start + 1
+        places[data[start]] = start + 1
         start += 65
     return start == end
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, read_layout
+from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
-from respipe.backends.tiles.header import read_coding
+from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.resize import (
     chroma_taps,
     convert_colour,
@@ -30,7 +31,8 @@ class Scratch(NamedTuple):
         rows: float32, planes resized horizontally.
         lines: float32, a band of samples, or one row of output.
         bytes: uint8, one row of output.
-        quantization: (192,) float32.
+        quantizers: (192,) float32.
+        cosines: (1536,) float32.
         block: (64,) float32.
     """
 
@@ -38,7 +40,8 @@ class Scratch(NamedTuple):
     rows: NDArray[np.float32]
     lines: NDArray[np.float32]
     bytes: NDArray[np.uint8]
-    quantization: NDArray[np.float32]
+    quantizers: NDArray[np.float32]
+    cosines: NDArray[np.float32]
     block: NDArray[np.float32]
 
 
@@ -48,7 +51,7 @@ _MCU = 32
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def decode_images(
-    lookup: NDArray[np.int32],
+    lookup: NDArray[np.int64],
     memory: NDArray[np.uint8],
     stored: NDArray[np.int64],
     boxes: NDArray[np.float64],
@@ -75,6 +78,7 @@ def decode_images(
         np.empty(8 * widths.max() + 8 + 3 * size, np.float32),
         np.empty(3 * size, np.uint8),
         np.empty(192, np.float32),
+        np.empty(1536, np.float32),
         np.empty(64, np.float32),
     )
     for i in range(len(stored)):
@@ -90,9 +94,10 @@ def decode_images(
                 output[i] = 0
             continue
         region = covering_region(layout, top, left, bottom, right)
-        if not read_coding(data, layout, scratch.quantization) or not decode_region(
-            data, layout, region, scratch.quantization, lookup, scratch.block, scratch.samples
-        ):
+        if not read_quantizers(data, layout, scratch.quantizers):
+            return i
+        quantized_cosines(scratch.quantizers, scratch.cosines)
+        if not decode_region(data, layout, region, scratch.cosines, lookup, scratch.block, scratch.samples):
             return i
         for output in outputs:
             _resize(layout, region, boxes[i], hulls[i], flips[i], scratch, output[i])

@@ -15,6 +15,13 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
 
+def _all_lanes(builder: Any, vector: Any, value: Any) -> Any:
+    filled = vector(ir.Undefined)
+    for lane in range(_LANES):
+        filled = builder.insert_element(filled, value, ir.IntType(32)(lane))
+    return filled
+
+
 def _load_word(_context: Any, data: Any, _position: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address = _address(context, builder, signature.args[0], *arguments)
@@ -30,15 +37,23 @@ def _add_scaled(_context: Any, target: Any, _to: Any, source: Any, _start: Any, 
         target, to, source, start, factor = arguments
         into = builder.bitcast(_address(context, builder, signature.args[0], target, to), vector.as_pointer())
         row = builder.bitcast(_address(context, builder, signature.args[2], source, start), vector.as_pointer())
-        factors: Any = vector(ir.Undefined)
-        for lane in range(_LANES):
-            factors = builder.insert_element(factors, factor, ir.IntType(32)(lane))
-        added = builder.fmul(factors, builder.load(row, align=4), flags=("fast",))
+        added = builder.fmul(_all_lanes(builder, vector, factor), builder.load(row, align=4), flags=("fast",))
         total = builder.fadd(builder.load(into, align=4), added, flags=("fast",))
         builder.store(total, into, align=4)
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64, types.float32), generate
+
+
+def _spread(_context: Any, target: Any, _value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector: Any = ir.VectorType(ir.FloatType(), _LANES)
+        target, value = arguments
+        start = _address(context, builder, signature.args[0], target, ir.IntType(64)(0))
+        builder.store(_all_lanes(builder, vector, value), builder.bitcast(start, vector.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(target, types.float32), generate
 
 
 load_word: Any = intrinsic(_load_word)
@@ -49,3 +64,6 @@ add_scaled: Any = intrinsic(_add_scaled)
 
 The compiler cannot vectorise that loop, since for all it knows the two arrays overlap.
 """
+
+spread: Any = intrinsic(_spread)
+"""``spread(target, value)``: ``target[:8] = value``, in float32."""
