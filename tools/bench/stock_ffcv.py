@@ -82,7 +82,9 @@ class StockFfcv:
         return self._reader.metadata["f0"]
 
 
-def write_ffcv_file(data: Path, target: Path, *, max_resolution: int, quality: int, num_workers: int) -> None:
+def write_ffcv_file(
+    data: Path, target: Path, *, max_resolution: int, quality: int, num_workers: int, num_images: int | None = None
+) -> None:
     """Convert a class folder with FFCV's own writer, every image as JPEG.
 
     Args:
@@ -91,11 +93,15 @@ def write_ffcv_file(data: Path, target: Path, *, max_resolution: int, quality: i
         max_resolution: longest side in pixels.
         quality: of the JPEGs.
         num_workers: processes.
+        num_images: how many to convert, the folder's again and again; by default each once.
     """
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
+    from torch.utils.data import Subset
     from torchvision.datasets import ImageFolder
 
     image = RGBImageField(write_mode="jpg", max_resolution=max_resolution, jpeg_quality=quality)
     writer = DatasetWriter(str(target), {"image": image, "label": IntField()}, num_workers=num_workers)
-    writer.from_indexed_dataset(ImageFolder(str(data)))
+    folder = ImageFolder(str(data))
+    indices = range(len(folder) if num_images is None else num_images)
+    writer.from_indexed_dataset(Subset(folder, [index % len(folder) for index in indices]))
