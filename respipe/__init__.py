@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from respipe.model.adapter import adapt as adapt
     from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
+    from respipe.training.duplicates import average_duplicates as average_duplicates
+    from respipe.training.gradients import GradientSmoothing as GradientSmoothing
 
 __version__ = "0.1.0"
 
 # Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
 _HOMES = {
+    "GradientSmoothing": "respipe.training.gradients",
     "Loader": "respipe.loader",
     "adapt": "respipe.model.adapter",
+    "average_duplicates": "respipe.training.duplicates",
     "convert": "respipe.conversion",
     "cost": "respipe.schedules.cost",
     "evaluate": "respipe.evaluation",
@@ -40,9 +44,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "GradientSmoothing",
     "Loader",
     "__version__",
     "adapt",
+    "average_duplicates",
     "convert",
     "cost",
     "evaluate",

@@ -38,12 +38,13 @@ UP_TO_LOADER = set[str]().union(*LINE)
 # What each part may import, besides itself.
 ALLOWED = {part: set[str]().union(*LINE[: place + 1]) for place, parts in enumerate(LINE) for part in parts}
 ALLOWED["model"] = {"errors", "schedules"}
+ALLOWED["training"] = {"errors"}
 ALLOWED["conversion"] = BELOW_CONVERSION
 ALLOWED["evaluation"] = UP_TO_LOADER | {"model"}
 ALLOWED["plots"] = UP_TO_LOADER | {"evaluation"}
 ALLOWED["cli"] = UP_TO_LOADER | {"model", "conversion", "evaluation", "plots"}
 ALLOWED["__main__"] = {"cli"}
-ALLOWED["__init__"] = UP_TO_LOADER | {"model", "conversion", "evaluation"}
+ALLOWED["__init__"] = UP_TO_LOADER | {"model", "training", "conversion", "evaluation"}
 
 ENGINES = {"nvidia", "ffcv"}
 
