@@ -69,13 +69,13 @@ def decode_images(
         the first row whose image is damaged, or -1. Rows from there on are not filled.
     """
     heights, widths = (stored[:, 2] + _MCU) // _MCU * _MCU, (stored[:, 3] + _MCU) // _MCU * _MCU
-    size = 1
+    size = 8
     for output in outputs:
-        size = max(size, output.shape[1])
+        size = max(size, (output.shape[1] + 7) // 8 * 8)
     scratch = Scratch(
         np.empty(3 * (heights * widths).max(), np.uint8),
         np.empty(3 * heights.max() * size, np.float32),
-        np.empty(8 * widths.max() + 8 + 3 * size, np.float32),
+        np.empty(8 * widths.max() + 64 + 3 * size, np.float32),
         np.empty(3 * size, np.uint8),
         np.empty(192, np.float32),
         np.empty(1536, np.float32),
@@ -116,15 +116,16 @@ def _resize(
 ) -> None:
     """Resize decoded planes to (S, S, 3) RGB: each plane along its rows, then row by row along the columns."""
     size = out.shape[0]
+    stride = (size + 7) // 8 * 8
     planes = lay_out_planes(layout, region)
     top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
     vertical = luma_taps(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size)
     horizontal = luma_taps(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size)
     num_rows = planes.blue // planes.luma_columns
-    luma_rows = scratch.rows[: num_rows * size].reshape(num_rows, size)
+    luma_rows = scratch.rows[: num_rows * stride].reshape(num_rows, stride)
     samples = scratch.samples[: planes.blue]
     resize_rows(samples, 0.0, planes.luma_columns, top, left, vertical, horizontal, flip, scratch.lines, luma_rows)
-    luma, line, pixels = scratch.lines[:size], scratch.bytes[: 3 * size], out.reshape(size, 3 * size)
+    luma, line, pixels = scratch.lines[:stride], scratch.bytes[: 3 * size], out.reshape(size, 3 * size)
     if layout.components == 1:
         for y in range(size):
             weigh_rows(luma_rows, top, vertical, y, luma)
@@ -135,7 +136,7 @@ def _resize(
     vertical_chroma = chroma_taps(vertical, high, (layout.height + high - 1) // high)
     horizontal_chroma = chroma_taps(horizontal, wide, (layout.width + wide - 1) // wide)
     top_chroma, num_chroma = top // high, num_rows // high
-    chroma_rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * size].reshape(2, num_chroma, size)
+    chroma_rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * stride].reshape(2, num_chroma, stride)
     for number in range(2):
         start, stop = (planes.blue, planes.red) if number == 0 else (planes.red, planes.end)
         resize_rows(
@@ -150,7 +151,7 @@ def _resize(
             scratch.lines,
             chroma_rows[number],
         )
-    blue, red = scratch.lines[size : 2 * size], scratch.lines[2 * size : 3 * size]
+    blue, red = scratch.lines[stride : 2 * stride], scratch.lines[2 * stride : 3 * stride]
     for y in range(size):
         weigh_rows(luma_rows, top, vertical, y, luma)
         weigh_rows(chroma_rows[0], top_chroma, vertical_chroma, y, blue)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.resample import filter_taps, max_taps
-from respipe.backends.tiles.machine import add_scaled
+from respipe.backends.tiles.machine import transpose, weigh_columns
 
 
 class Taps(NamedTuple):
@@ -107,24 +107,25 @@ def resize_rows(
         vertical: filter on the rows, which tells which of them are needed.
         horizontal: filter on the columns.
         flip: mirror left to right.
-        scratch: (8 width + 8,) float32 or more.
-        rows: (8 x bands, S) float32, filled where needed.
+        scratch: (8 width + 64,) float32 or more.
+        rows: (8 x bands, S rounded up to a multiple of 8) float32, filled where needed.
     """
-    size = len(horizontal.first)
+    size, num_taps = horizontal.weights.shape
+    stride = rows.shape[1]
+    weights, out = horizontal.weights.reshape(-1), rows.reshape(-1)
     start, stop = _reach(vertical)
     for band in range((start - top) >> 3, (stop - top + 7) >> 3):
         samples = plane[8 * width * band : 8 * width * (band + 1)]
+        columns = scratch[64 : 64 + len(samples)]
         for i in range(len(samples)):
-            scratch[8 + i] = np.float32(samples[i]) - np.float32(middle)
-        for x in range(size):
-            for y in range(8):
-                scratch[y] = np.float32(0.0)
-            at = 8 * (1 + horizontal.first[x] - left)
-            for k in range(horizontal.length[x]):
-                add_scaled(scratch, 0, scratch, at + 8 * k, horizontal.weights[x, k])
-            target = size - 1 - x if flip else x
-            for y in range(8):
-                rows[8 * band + y, target] = scratch[y]
+            columns[i] = np.float32(samples[i]) - np.float32(middle)
+        for block in range(0, stride, 8):
+            for j in range(8):
+                place = min(block + j, size - 1)
+                x = size - 1 - place if flip else place
+                first, length = horizontal.first[x] - left, horizontal.length[x]
+                weigh_columns(columns, first, weights, x * num_taps, length, scratch, 8 * j)
+            transpose(scratch, out, 8 * band * stride + block, stride)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
@@ -140,8 +141,8 @@ def weigh_rows(rows: NDArray[np.float32], top: int, taps: Taps, y: int, out: NDA
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def convert_gray(luma: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
-    """Round a row (S,) of luma to three equal channels, one behind the other: (3 S,) uint8."""
-    size = len(luma)
+    """Round a row (S or more,) of luma to three equal channels, one behind the other: (3 S,) uint8."""
+    size = len(line) // 3
     red = line[:size]
     for x in range(size):
         red[x] = _byte(luma[x])
@@ -153,8 +154,8 @@ def convert_gray(luma: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
 def convert_colour(
     luma: NDArray[np.float32], blueness: NDArray[np.float32], redness: NDArray[np.float32], line: NDArray[np.uint8]
 ) -> None:
-    """Convert a row (S,) of Y, Cb - 128, Cr - 128 to RGB, one channel behind the other: (3 S,) uint8 (ITU-T T.871)."""
-    size = len(luma)
+    """Convert a row (S or more,) of Y, Cb - 128, Cr - 128 to RGB (ITU-T T.871), one channel behind the other."""
+    size = len(line) // 3
     red, green, blue = line[:size], line[size : 2 * size], line[2 * size :]
     for x in range(size):
         red[x] = _byte(luma[x] + np.float32(1.402) * redness[x])
