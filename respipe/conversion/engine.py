@@ -52,10 +52,9 @@ def convert(
 ) -> ConversionReport:
     """Store images at several resolutions in one ``.beton``, which respipe and stock FFCV read.
 
-    Every image is decoded once, in full, so that what is damaged is found now, and becomes upright RGB JPEGs. Those are
-    ordinary baseline JPEGs, cut by restart markers into intervals of a few MCUs, with an index of them that other
-    decoders skip: loaders that know of it decode a crop without decoding the rest of the image. The result depends on
-    source and settings alone, not on the number of workers or on interruptions.
+    Every image is decoded once, in full, so that what is damaged is found now, and becomes upright RGB JPEGs: baseline,
+    with restart markers every few MCUs and an index of them that other decoders skip, so that a crop can be decoded
+    without the rest. The result depends on source and settings alone, not on workers or interruptions.
 
     ``target`` appears only when it is finished. Until then the work is in ``TARGET.partial`` and ``TARGET.journal``;
     calling the same again, after whatever interrupted it, goes on from there.
@@ -66,15 +65,12 @@ def convert(
         target: the file to make.
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
             level not smaller than an image shares the bytes of the level before.
-        quality: of re-encoded JPEGs, 1 to 100.
-        subsampling: of the colour in re-encoded JPEGs.
-        restart_interval: MCUs (of 16 x 16 pixels with 4:2:0) per restart interval, at most: the largest number that
-            divides a row of the image's MCUs is taken. Shorter intervals let a crop be cut out more closely and cost
-            more bytes: some 4% for intervals of 1, 2% for 2, 1% for 4. With 0 there are neither markers nor index, and
-            every image is decoded whole.
-        keep: what to keep of source JPEGs that fit the first level, where they are baseline and upright. "nothing":
-            they are re-encoded too. "pixels": their coefficients are coded anew between restart markers, so that they
-            decode to exactly the same pixels. Or "bytes": without restart markers, so that they are decoded whole.
+        quality, subsampling: of re-encoded JPEGs, 1 to 100; and of the colour in them.
+        restart_interval: MCUs between restart markers, at most: the largest number that divides a row of the image's
+            MCUs is taken. Crops are cut out the closer the fewer; 1, 2 and 4 cost some 8, 4 and 3% more bytes than 0,
+            which leaves markers and index out, so that every image is decoded whole.
+        keep: of baseline JPEGs that fit the first level: "nothing"; their exact "pixels", as their coefficients are
+            coded anew between restart markers; or their "bytes", without such markers and so decoded whole.
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
         overwrite: replace an existing ``target``, in the moment the new one is finished.
