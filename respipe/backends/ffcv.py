@@ -23,7 +23,8 @@ class FfcvBackend:
     """Decodes ``.beton`` files, respipe's own and those of FFCV's writer, on CPU threads that hold no GIL.
 
     Stock FFCV compiles one pipeline per size, draws its own crops and ignores the decoder's return code. This backend
-    calls the same decoder from a loop over the batch which takes sizes and boxes as data.
+    calls the same decoder from a loop over the batch which takes sizes and boxes as data. JPEGs with restart markers
+    are cut first, so that no more is decoded than the crop needs.
 
     Args:
         dataset: an open ``.beton``.
@@ -76,7 +77,7 @@ class FfcvBackend:
             )
             if failed >= 0:
                 row = start + failed
-                reason = "libjpeg-turbo reports damaged data"
+                reason = "its restart markers are misplaced, or libjpeg-turbo reports damaged data"
                 raise corrupt_image(self._dataset, int(plan.indices[row]), int(routed.levels[row]), reason)
 
         self._batches.submit(outputs, len(plan), decode)

@@ -13,6 +13,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from respipe.backends.cutting import CUT, DAMAGED, cut_crop
+from respipe.backends.layout import read_layout
 from respipe.backends.resample import resample
 
 
@@ -68,21 +70,62 @@ def decode_images(
         the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
     """
     pixels = np.empty(max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)
-    row = np.empty(3 * stored[:, 3].max(), np.float32)
+    encoded = np.empty(stored[:, 1].max(), np.uint8)
+    box, box_hull = np.empty(4, np.float64), np.empty(4, np.int64)
     for i in range(len(stored)):
         offset, length, height, width = stored[i, 0], stored[i, 1], stored[i, 2], stored[i, 3]
         data = memory[offset : offset + length]
-        image = pixels[: 3 * height * width].reshape(height, width, 3)
+        box[:], box_hull[:] = boxes[i], hulls[i]
         if stored[i, 4] == 1:
+            image = pixels[: 3 * height * width].reshape(height, width, 3)
             # Only the rows of the crop; a view would not do, since it is read-only and decoded pixels are not.
             top, bottom = max(hulls[i, 0], 0), min(hulls[i, 0] + hulls[i, 2], height)
             image[top:bottom] = data.reshape(height, width, 3)[top:bottom]
         else:
-            code = _imdecode(
-                data.ctypes.data, length, height, width, image.ctypes.data, height, width, 0, 0, 1, 1, 0, 0
-            )
-            if code != 0:
+            # Decode no more than the crop needs: what was cut out becomes the image, and the box moves with it.
+            top, left, height, width = _decode_crop(data, height, width, hulls[i], encoded, pixels)
+            if height == 0:
                 return i
+            image = pixels[: 3 * height * width].reshape(height, width, 3)
+            box[0] -= top
+            box[1] -= left
+            box_hull[0] -= top
+            box_hull[1] -= left
         for output in outputs:
-            resample(image, boxes[i], hulls[i], flips[i], row, output[i])
+            resample(image, box, box_hull, flips[i], output[i])
     return -1
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _decode_crop(
+    data: NDArray[np.uint8],
+    height: int,
+    width: int,
+    box_hull: NDArray[np.int64],
+    encoded: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+) -> tuple[int, int, int, int]:
+    """Decode the part of a JPEG that a crop needs; all of it, where it cannot be cut.
+
+    Args:
+        data: the JPEG.
+        height, width: its recorded size.
+        box_hull: (4,) the crop's integer hull.
+        encoded: scratch, at least as long as ``data``.
+        pixels: filled; room for the whole image.
+
+    Returns:
+        ``top, left, height, width`` of the decoded part; height 0 where the JPEG is damaged or of another size.
+    """
+    layout = read_layout(data)
+    if layout.height > 0 and (layout.height, layout.width) != (height, width):
+        return 0, 0, 0, 0
+    top, left, source, length = 0, 0, data.ctypes.data, len(data)
+    found = cut_crop(data, layout, box_hull, encoded)
+    if found.status == DAMAGED:
+        return 0, 0, 0, 0
+    if found.status == CUT:
+        top, left, height, width = found.top, found.left, found.height, found.width
+        source, length = encoded.ctypes.data, found.length
+    code = _imdecode(source, length, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0)
+    return top, left, height if code == 0 else 0, width

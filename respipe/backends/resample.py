@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.backends.lanes import LANES, PIXELS, ROWS, weigh_pixels
+
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def max_taps(box_length: float, size: int) -> int:
@@ -54,20 +56,8 @@ def filter_taps(
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_weighted(row: NDArray[np.float32], line: NDArray[np.uint8], weight: np.float32) -> None:
-    """``row += weight * line``, in a form that the compiler vectorises."""
-    for i in range(len(row)):
-        row[i] += weight * np.float32(line[i])
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def resample(
-    image: NDArray[np.uint8],
-    box: NDArray[np.float64],
-    hull: NDArray[np.int64],
-    flip: bool,
-    rows: NDArray[np.float32],
-    out: NDArray[np.uint8],
+    image: NDArray[np.uint8], box: NDArray[np.float64], hull: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]
 ) -> None:
     """Resize the crop of one image.
 
@@ -76,7 +66,6 @@ def resample(
         box: (4,) ``top, left, height, width`` in pixels of the image.
         hull: (4,) its integer hull; what lies outside the image is black.
         flip: mirror left to right.
-        rows: scratch of at least 3 W elements.
         out: (S, S, 3) uint8, filled.
     """
     height, width = image.shape[0], image.shape[1]
@@ -87,29 +76,62 @@ def resample(
     weights_x = np.empty((size, max_taps(box[3], size)), np.float32)
     filter_taps(box[0], box[2], hull[0], hull[0] + hull[2], height, first_y, count_y, weights_y)
     filter_taps(box[1], box[3], hull[1], hull[1] + hull[3], width, first_x, count_x, weights_x)
-    left, right = max(hull[1], 0), min(hull[1] + hull[3], width)
+    vectors = _vectors(count_x, weights_x)
+    left = min(max(hull[1], 0), width)
+    right = max(min(hull[1] + hull[3], width), left)
     source = image.reshape(height, 3 * width)[:, 3 * left : 3 * right]
-    row = rows[: 3 * (right - left)]
-    half = np.float32(0.5)
-    for y in range(size):
+    rows = np.zeros((ROWS, 3 * (right - left) + LANES), np.float32)
+    sums = np.empty((ROWS, 3 * size + 1), np.float32)
+    lines = out.reshape(size, 3 * size)
+    for start in range(0, size, ROWS):
+        stop = min(start + ROWS, size)
         # Vertical first: it runs along contiguous memory, and leaves only S rows for the horizontal pass.
-        row[:] = half
-        for k in range(count_y[y]):
-            add_weighted(row, source[first_y[y] + k], weights_y[y, k])
-        for x in range(size):
-            red = green = blue = np.float32(0.0)
-            total = np.float32(0.0)
-            at = 3 * (first_x[x] - left)
-            taps = row[at : at + 3 * count_x[x]]
-            for k in range(count_x[x]):
-                weight = weights_x[x, k]
-                red += weight * taps[3 * k]
-                green += weight * taps[3 * k + 1]
-                blue += weight * taps[3 * k + 2]
-                total += weight
-            # Next to black padding the weights inside the image sum to less than one, and so does the rounding term.
-            missing = half * (np.float32(1.0) - total)
-            target = size - 1 - x if flip else x
-            out[y, target, 0] = np.uint8(red + missing)
-            out[y, target, 1] = np.uint8(green + missing)
-            out[y, target, 2] = np.uint8(blue + missing)
+        for y in range(start, stop):
+            _weigh_rows(source, first_y[y], count_y[y], weights_y[y], rows[y - start])
+        for target in range(size):
+            x = size - 1 - target if flip else target
+            weigh_pixels(
+                rows, 3 * (first_x[x] - left), vectors, x, (count_x[x] + PIXELS - 1) // PIXELS, sums, 3 * target
+            )
+        for y in range(start, stop):
+            _round(sums[y - start, : 3 * size], lines[y])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _vectors(count: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights as ``weigh_pixels`` takes them: repeated for each channel, zero in the lanes between."""
+    size, most = weights.shape
+    vectors = np.zeros((size, (most + PIXELS - 1) // PIXELS * LANES), np.float32)
+    for x in range(size):
+        for k in range(count[x]):
+            at = k // PIXELS * LANES + k % PIXELS * 3
+            vectors[x, at] = vectors[x, at + 1] = vectors[x, at + 2] = weights[x, k]
+    return vectors
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _weigh_rows(
+    source: NDArray[np.uint8], first: int, count: int, weights: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """Write the weighted sum of ``count`` rows to the beginning of ``out``, two at a time to spare memory accesses."""
+    row = out[: source.shape[1]]
+    if count == 0:
+        row[:] = np.float32(0.0)
+    for k in range(0, count, 2):
+        pair = min(k + 1, count - 1)
+        line, next_line = source[first + k], source[first + pair]
+        weight, next_weight = weights[k], weights[pair] if pair > k else np.float32(0.0)
+        # Two plain loops: with a condition inside, the compiler would not vectorise them.
+        if k == 0:
+            for i in range(len(row)):
+                row[i] = weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
+        else:
+            for i in range(len(row)):
+                row[i] += weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _round(sums: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
+    """Round numbers of at least 0 and less than 255.5."""
+    for i in range(len(line)):
+        line[i] = np.uint8(np.int32(sums[i] + np.float32(0.5)))

@@ -18,7 +18,7 @@ side = st.integers(1, 90)
 
 def resized(image: np.ndarray, box: np.ndarray, *, size: int, flip: bool) -> np.ndarray:
     out = np.full((size, size, 3), 77, np.uint8)
-    resample(image, box, hull(box[None])[0], flip, np.empty(3 * image.shape[1], np.float32), out)
+    resample(image, box, hull(box[None])[0], flip, out)
     return out
 
 
