@@ -1,0 +1,71 @@
+"""Damaged images: an error that names the first of them, and no access outside any array."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from respipe.backends.tiles.entropy import standard_lookup
+from respipe.backends.tiles.kernel import decode_images
+from tests.backends.fuzzing import damaged
+from tests.backends.tiles.jpegs import encode, noise
+
+HEIGHT, WIDTH, SIZE = 60, 80, 24
+
+
+def decode(images: list[bytes], *, seed: int = 0) -> tuple[int, NDArray[np.uint8]]:
+    """What the compiled loop returns, and the pixels."""
+    memory = np.frombuffer(b"".join(images), np.uint8)
+    sizes = np.array([len(image) for image in images], np.int64)
+    rest = np.tile([HEIGHT, WIDTH, 0], (len(images), 1))
+    stored = np.column_stack([np.cumsum(sizes) - sizes, sizes, rest]).astype(np.int64)
+    hulls = np.random.default_rng(seed).integers((-5, -5, 1, 1), (HEIGHT, WIDTH, HEIGHT, WIDTH), (len(images), 4))
+    out = np.full((len(images), SIZE, SIZE, 3), 7, np.uint8)
+    boxes, flips = hulls.astype(np.float64), np.zeros(len(images), np.bool_)
+    return decode_images(standard_lookup(), memory, stored, boxes, hulls, flips, (out,)), out
+
+
+def sound() -> bytes:
+    return encode(noise(HEIGHT, WIDTH)).tobytes()
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_the_first_damaged_image_is_told_and_those_before_it_are_decoded(row: int) -> None:
+    images = [sound()] * 4
+    images[row] = images[3] = sound()[:200]
+    failed, pixels = decode(images)
+    assert failed == row
+    assert (pixels[:row] != 7).any(axis=(1, 2, 3)).all()
+    assert (pixels[row:] == 7).all()
+
+
+def test_damage_is_told_or_leaves_pixels() -> None:
+    outcomes = [decode([image], seed=seed)[0] for seed, image in enumerate(damaged(sound(), count=3000))]
+    assert set(outcomes) == {0, -1}
+
+
+@pytest.mark.parametrize("place", [0, 3, 40])
+def test_an_image_of_another_size_is_damaged(place: int) -> None:
+    images = [sound()] * 41
+    images[place] = encode(noise(WIDTH, HEIGHT)).tobytes()
+    assert decode(images)[0] == place
+
+
+def test_no_damage_makes_it_read_or_write_outside_its_arrays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Compiled once more, with checks of every index; the few addresses computed by hand are bounded by those.
+    program = (
+        "from tests.backends.tiles import test_damage as tests\n"
+        "outcomes = [tests.decode([image], seed=seed)[0]\n"
+        "            for seed, image in enumerate(tests.damaged(tests.sound(), count=3000))]\n"
+        "assert set(outcomes) == {0, -1}, set(outcomes)\n"
+    )
+    environment = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("numba"))}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
