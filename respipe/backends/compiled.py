@@ -66,7 +66,7 @@ class CompiledBackend:
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch."""
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
-        stored = _stored_images(self._dataset, plan, routed)
+        stored = stored_images(self._dataset, plan, routed)
         hulls = hull(routed.boxes)
         outputs = tuple(torch.empty((len(plan), size, size, 3), dtype=torch.uint8) for size in plan.step.sizes)
         arrays = tuple(output.numpy() for output in outputs)
@@ -100,7 +100,7 @@ class CompiledBackend:
         self._batches.close()
 
 
-def _stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[np.int64]:
+def stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[np.int64]:
     """(B, 5) int64: offset, size, height, width and 1 for raw pixels, of the stored image each row is cut from."""
     columns = np.empty((len(plan), 5), np.int64)
     for number, level in enumerate(dataset.levels):

@@ -41,7 +41,7 @@ class Cut(NamedTuple):
 
     Args:
         status: ``CUT``; ``WHOLE`` where the JPEG is to be used as it is, since the crop needs all of it or it cannot be
-            cut; ``DAMAGED`` where its restart markers are not where they have to be.
+            cut; ``DAMAGED`` where it is not of the size expected, or its restart markers are not where they have to be.
         length: bytes written, with ``CUT``.
         top, left, height, width: with ``CUT``, the part of the picture that the written JPEG shows, in pixels.
     """
@@ -90,7 +90,7 @@ def cut(data: bytes, box: tuple[int, int, int, int]) -> tuple[bytes, tuple[int, 
     header = read_header(data)
     source = np.frombuffer(data, np.uint8)
     out = np.empty(len(source), np.uint8)
-    found = cut_crop(source, read_layout(source), np.array([index(side) for side in box]), out)
+    found = cut_crop(source, header.height, header.width, np.array([index(side) for side in box]), out)
     if found.status == DAMAGED:
         raise JpegError("its restart markers are not where they have to be")
     if found.status == WHOLE:
@@ -99,16 +99,53 @@ def cut(data: bytes, box: tuple[int, int, int, int]) -> tuple[bytes, tuple[int, 
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def cut_crop(data: NDArray[np.uint8], layout: Layout, box: NDArray[np.int64], out: NDArray[np.uint8]) -> Cut:
+def cut_images(
+    memory: NDArray[np.uint8],
+    stored: NDArray[np.int64],
+    hulls: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    parts: NDArray[np.int64],
+) -> int:
+    """Cut a range of images, and write what becomes of them one behind the other.
+
+    Args:
+        memory: (n,) uint8, the whole file.
+        stored: (B, 5) int64, see :data:`respipe.backends.compiled.DecodeImages`.
+        hulls: (B, 4) int64, integer hulls of the crops.
+        out: uint8, at least as long as all stored images of the range.
+        parts: (B, 4) int64, filled with the start and the end of each JPEG in ``out``, both 0 where the stored image is
+            to be used as it is, and with ``top, left`` of the part of the picture that it shows.
+
+    Returns:
+        the first row whose image is damaged, or -1. Rows from there on are not filled.
+    """
+    at = 0
+    for i in range(len(stored)):
+        data = memory[stored[i, 0] : stored[i, 0] + stored[i, 1]]
+        found = cut_crop(data, stored[i, 2], stored[i, 3], hulls[i], out[at:])
+        if found.status == DAMAGED:
+            return i
+        parts[i] = 0
+        if found.status == CUT:
+            parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3] = at, at + found.length, found.top, found.left
+            at += found.length
+    return -1
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def cut_crop(data: NDArray[np.uint8], height: int, width: int, box: NDArray[np.int64], out: NDArray[np.uint8]) -> Cut:
     """Write the part of a JPEG that a crop needs.
 
     Args:
         data: (n,) uint8, the encoded image; of any format, but only a JPEG is ever cut.
-        layout: what ``read_layout`` says of it.
+        height, width: its size in pixels.
         box: (4,) ``top, left, height, width`` of the crop in pixels. It may reach over the edge.
         out: (n,) uint8 or longer, filled from its beginning.
     """
     assert len(out) >= len(data), "a cut is never longer than its source"
+    layout = read_layout(data)
+    if layout.height > 0 and (layout.height, layout.width) != (height, width):
+        return Cut(DAMAGED, 0, 0, 0, 0, 0)
     tiles = _tiles(layout)
     if tiles.rows == 0:
         return Cut(WHOLE, 0, 0, 0, 0, 0)

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from respipe.backends.dali_pipeline import Crops, DaliPipeline, Variant, crops_of, import_dali
+from respipe.backends.dali_pipeline import DaliPipeline, Variant, crops_of, import_dali
+from respipe.backends.encoded import CropReader, EncodedCrops
 from respipe.backends.reference import corrupt_image, decode_upright
 from respipe.errors import CorruptImageError
+from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
-from respipe.storage.dataset import Bytes, Dataset
+from respipe.storage.dataset import Dataset
 from respipe.storage.levels import Route, route
 
 
 class DaliBackend:
     """Decodes class folders and ``.beton`` files with JPEG levels, and every other format that DALI knows.
 
+    JPEGs of a ``.beton`` that have restart markers are cut before DALI sees them, so that it decodes no more than the
+    crop needs.
+
     One DALI pipeline for each number of sizes, with and without padding, is built when it is first needed, and again
     when a batch is larger than any before. Pixels come back on ``device``.
 
     Args:
         dataset: where the images are.
-        num_threads: threads of each pipeline, and for reading files of a class folder.
+        num_threads: threads of each pipeline, and for reading and cutting.
         device: a CUDA device decodes and resizes there.
         level_margin: see :func:`respipe.storage.levels.route`.
 
@@ -53,28 +56,26 @@ class DaliBackend:
         self._failed = False
         # In place of a batch that could not be read, why not.
         self._batches: deque[_Batch | CorruptImageError] = deque()
-        # Opening a file can take a millisecond on shared storage; a memory map needs no threads.
-        self._readers = ThreadPoolExecutor(num_threads, "respipe-dali-read") if dataset.memory is None else None
+        self._reader = CropReader(dataset, num_threads=num_threads)
 
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         try:
-            images = self._read(plan, routed)
+            encoded = self._reader.read(plan, routed)
         except CorruptImageError as error:
             self._batches.append(error)
             return
-        crops = crops_of(routed.boxes, plan.flips)
-        variant = Variant(len(plan.step.sizes), self._reach_outside(plan, routed, crops))
+        variant = Variant(len(plan.step.sizes), self._reach_outside(plan, routed))
         pipeline = None
         if len(plan):
             pipeline = self._pipeline(variant, len(plan))
             try:
-                pipeline.submit(images, crops, plan.step.sizes)
+                pipeline.submit(encoded.images, crops_of(encoded, plan.flips), plan.step.sizes)
             except BaseException:
                 self._failed = True  # fed in part: what it is fed next would meet inputs of this batch
                 raise
-        self._batches.append(_Batch(plan=plan, routed=routed, variant=variant, pipeline=pipeline))
+        self._batches.append(_Batch(plan=plan, routed=routed, encoded=encoded, variant=variant, pipeline=pipeline))
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch; see :class:`respipe.backends.base.Backend`."""
@@ -111,19 +112,13 @@ class DaliBackend:
         """End the threads and free DALI's memory."""
         self.reset()
         self._pipelines.clear()
-        if self._readers is not None:
-            self._readers.shutdown()
+        self._reader.close()
 
-    def _read(self, plan: BatchPlan, routed: Route) -> Sequence[Bytes]:
-        samples = (plan.indices.tolist(), routed.levels.tolist())
-        if self._readers is None:
-            return list(map(self._dataset.encoded, *samples))
-        return list(self._readers.map(self._dataset.encoded, *samples))
-
-    def _reach_outside(self, plan: BatchPlan, routed: Route, crops: Crops) -> bool:
+    def _reach_outside(self, plan: BatchPlan, routed: Route) -> bool:
         """Whether any crop reaches over the edge of its image."""
-        image_shapes = self._shapes[routed.levels, plan.indices]
-        return bool((crops.anchors < 0).any() or (crops.anchors + crops.shapes > image_shapes).any())
+        hulls = hull(routed.boxes)
+        shapes = self._shapes[routed.levels, plan.indices]
+        return bool((hulls[:, :2] < 0).any() or (hulls[:, :2] + hulls[:, 2:] > shapes).any())
 
     def _pipeline(self, variant: Variant, num_images: int) -> DaliPipeline:
         pipeline = self._pipelines.get(variant)
@@ -140,9 +135,9 @@ class DaliBackend:
         probe = self._build(batch.variant, 1)
         for row in range(len(batch.plan)):
             index, level = int(batch.plan.indices[row]), int(batch.routed.levels[row])
-            crops = crops_of(batch.routed.boxes[row : row + 1], batch.plan.flips[row : row + 1])
+            alone = batch.encoded.row(row)
             try:
-                probe.submit([self._dataset.encoded(index, level)], crops, batch.plan.step.sizes)
+                probe.submit(alone.images, crops_of(alone, batch.plan.flips[row : row + 1]), batch.plan.step.sizes)
                 probe.collect()
                 continue
             except RuntimeError:
@@ -161,11 +156,13 @@ class _Batch:
 
     Args:
         plan, routed: what was asked for.
+        encoded: what DALI was given.
         variant: of the pipeline.
         pipeline: where it is being decoded; None for a batch without images.
     """
 
     plan: BatchPlan
     routed: Route
+    encoded: EncodedCrops
     variant: Variant
     pipeline: DaliPipeline | None

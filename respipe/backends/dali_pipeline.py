@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from respipe.backends.encoded import EncodedCrops
 from respipe.errors import MissingBackendError
-from respipe.sampling.boxes import hull
 from respipe.storage.dataset import Bytes
 
 
@@ -32,10 +32,10 @@ class Crops:
     ends: NDArray[np.float32]
 
 
-def crops_of(boxes: NDArray[np.float64], flips: NDArray[np.bool_]) -> Crops:
-    """Translate (B, 4) boxes ``top, left, height, width`` and (B,) flips."""
-    hulls = hull(boxes)
-    anchors, shapes = hulls[:, :2], hulls[:, 2:]
+def crops_of(encoded: EncodedCrops, flips: NDArray[np.bool_]) -> Crops:
+    """Translate the crops of encoded images and (B,) flips."""
+    boxes = encoded.boxes
+    anchors, shapes = encoded.hulls[:, :2], encoded.hulls[:, 2:]
     # The hull forgives a box that leaves it by a rounding error; DALI would not.
     starts = np.maximum(boxes[:, :2] - anchors, 0.0)
     ends = np.minimum(boxes[:, :2] + boxes[:, 2:] - anchors, shapes)

@@ -14,7 +14,6 @@ from numba import types
 from numpy.typing import NDArray
 
 from respipe.backends.cutting import CUT, DAMAGED, cut_crop
-from respipe.backends.layout import read_layout
 from respipe.backends.resample import resample
 
 
@@ -117,11 +116,8 @@ def _decode_crop(
     Returns:
         ``top, left, height, width`` of the decoded part; height 0 where the JPEG is damaged or of another size.
     """
-    layout = read_layout(data)
-    if layout.height > 0 and (layout.height, layout.width) != (height, width):
-        return 0, 0, 0, 0
     top, left, source, length = 0, 0, data.ctypes.data, len(data)
-    found = cut_crop(data, layout, box_hull, encoded)
+    found = cut_crop(data, height, width, box_hull, encoded)
     if found.status == DAMAGED:
         return 0, 0, 0, 0
     if found.status == CUT:

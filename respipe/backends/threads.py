@@ -13,6 +13,12 @@ import torch
 DecodeRange = Callable[[int, int], None]
 
 
+def ranges(num_images: int, num_threads: int) -> list[tuple[int, int]]:
+    """Start and stop of contiguous parts of a batch, one for each thread, none of them empty."""
+    edges = np.linspace(0, num_images, min(num_threads, num_images) + 1).astype(int).tolist()
+    return list(pairwise(edges))
+
+
 class ThreadedBatches:
     """First-in first-out queue of batches that are filled in by threads.
 
@@ -31,8 +37,7 @@ class ThreadedBatches:
 
     def submit(self, outputs: tuple[torch.Tensor, ...], num_images: int, decode: DecodeRange) -> None:
         """Queue a batch: ``decode(start, stop)`` fills those images of ``outputs``, from several threads at once."""
-        edges = np.linspace(0, num_images, min(self._num_threads, num_images) + 1).astype(int).tolist()
-        futures = [self._pool.submit(decode, start, stop) for start, stop in pairwise(edges)]
+        futures = [self._pool.submit(decode, *part) for part in ranges(num_images, self._num_threads)]
         self._batches.append((outputs, futures))
 
     def collect(self) -> tuple[torch.Tensor, ...]:

@@ -60,7 +60,8 @@ def main() -> None:
     for text in sys.argv[1:]:
         for data in damaged(bytes.fromhex(text), count=500):
             source, box, out = Guarded(data), rng.integers(-10, 60, 4), Guarded(bytes(len(data)))
-            outcomes.add(cutting.cut_crop(source, cutting.read_layout(source), box, out).status)
+            layout = cutting.read_layout(source)
+            outcomes.add(cutting.cut_crop(source, layout.height, layout.width, box, out).status)
     sys.stdout.write(" ".join(name for name in ("CUT", "WHOLE", "DAMAGED") if getattr(cutting, name) in outcomes))
 
 

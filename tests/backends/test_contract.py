@@ -102,7 +102,7 @@ def dataset(source: str, request: pytest.FixtureRequest) -> Iterator[Dataset]:
 
 @pytest.fixture
 def pyramid(name: str) -> MemoryDataset:
-    return sources.tiled() if name == "tiles" else sources.pyramid()
+    return sources.pyramid() if name == "reference" else sources.tiled()
 
 
 def make(name: str, dataset: Dataset, *, num_threads: int = 2, level_margin: float = 1.0) -> Backend:

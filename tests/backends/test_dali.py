@@ -160,7 +160,7 @@ def test_a_failure_that_no_image_causes_is_not_blamed_on_one(monkeypatch: pytest
 
 @needs_dali
 def test_pixels_outlive_the_backend() -> None:
-    dataset = sources.pyramid()
+    dataset = sources.tiled()
     backend = make(dataset)
     backend.submit(make_plan(dataset, plans.whole, sizes=(32,)))
     (pixels,) = backend.collect()
@@ -173,7 +173,7 @@ def test_pixels_outlive_the_backend() -> None:
 @needs_dali
 def test_a_backend_dropped_with_batches_in_flight_ends_cleanly() -> None:
     for _ in range(5):
-        dataset = sources.pyramid()
+        dataset = sources.tiled()
         backend = make(dataset)
         for size in (16, 24, 32):
             backend.submit(make_plan(dataset, plans.random_resized, sizes=(size,)))
@@ -198,7 +198,7 @@ def test_missing_dali_is_reported_with_the_command(monkeypatch: pytest.MonkeyPat
 @pytest.mark.gpu
 def test_gpu_pixels_lie_on_the_gpu_and_are_safe_to_drop() -> None:
     device = torch.device("cuda")
-    dataset = sources.pyramid()
+    dataset = sources.tiled()
     batches = [make_plan(dataset, plans.random_resized, sizes=(64,), seed=seed) for seed in range(8)]
     with closing(make(dataset, device)) as backend:
         expected = []
