@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from respipe.evaluation import evaluate as evaluate
     from respipe.loader import Loader as Loader
     from respipe.model.adapter import adapt as adapt
+    from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
     from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
     from respipe.training.duplicates import average_duplicates as average_duplicates
@@ -34,6 +35,7 @@ _HOMES = {
     "Loader": "respipe.loader",
     "adapt": "respipe.model.adapter",
     "average_duplicates": "respipe.training.duplicates",
+    "calibrate_batchnorm": "respipe.model.calibration",
     "convert": "respipe.conversion",
     "cost": "respipe.schedules.cost",
     "evaluate": "respipe.evaluation",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "adapt",
     "average_duplicates",
+    "calibrate_batchnorm",
     "convert",
     "cost",
     "evaluate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -24,13 +24,22 @@ class ResNetCifar(nn.Module):
         block: kind of residual block.
         width: channels of the stem.
         stem_stride: stride of the stem; 2 or more for images larger than CIFAR's.
+        zero_init_residual: begin with residual blocks that pass their input on, by a weight of 0 in the last BatchNorm
+            of each; MixSize does.
 
     Raises:
         ValueError: no network of this kind has ``depth`` layers, or a field is out of range.
     """
 
     def __init__(
-        self, depth: int, *, num_classes: int = 10, block: Block = "basic", width: int = 16, stem_stride: int = 1
+        self,
+        depth: int,
+        *,
+        num_classes: int = 10,
+        block: Block = "basic",
+        width: int = 16,
+        stem_stride: int = 1,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         if block not in _LAYERS:
@@ -62,6 +71,8 @@ class ResNetCifar(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, _ResidualBlock):
+                nn.init.zeros_(module.last_norm.weight)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Turn (N, 3, S, S) normalised images into (N, num_classes) logits."""
@@ -84,6 +95,11 @@ class _ResidualBlock(nn.Module):
         same = stride == 1 and channels == self.channels
         self.shortcut = nn.Identity() if same else _conv_bn(channels, self.channels, kernel=1, stride=stride)
         self.relu = relu
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        _, norm = cast(nn.Sequential, self.residual[-1])
+        return cast(nn.BatchNorm2d, norm)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.relu(self.residual(features) + self.shortcut(features))

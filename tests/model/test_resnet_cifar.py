@@ -20,11 +20,28 @@ def meta(*args: object, **kwargs: object) -> ResNetCifar:
         return ResNetCifar(*args, **kwargs)  # type: ignore[arg-type]
 
 
-def test_resnet20_has_the_papers_operations_and_parameters() -> None:
-    # He et al. 2015, Table 6: 0.27 M parameters; 40.8 M operations is the count usually given, with projections.
-    model = meta(20)
-    assert multiply_adds(model) == pytest.approx(40.8e6, rel=1e-3)
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(0.27e6, rel=0.02)
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("depth", "stated", "exact"),
+    [(20, 0.27e6, 272_474), (32, 0.46e6, 466_906), (44, 0.66e6, 661_338), (56, 0.85e6, 855_770), (110, 1.7e6, None)],
+)
+def test_basic_networks_have_the_papers_parameters(depth: int, stated: float, exact: int | None) -> None:
+    # He et al. 2015, Table 6; the projections of two shortcuts are 2,752 of the exact numbers.
+    counted = num_parameters(meta(depth))
+    assert counted == pytest.approx(stated, rel=0.02)
+    assert exact is None or counted == exact
+
+
+def test_bottleneck_resnet164_has_the_papers_parameters() -> None:
+    # He et al. 2016, Table 4: 1.7 M.
+    assert num_parameters(meta(164, block="bottleneck")) == pytest.approx(1.7e6, rel=0.01)
+
+
+def test_resnet20_has_the_operations_usually_given() -> None:
+    assert multiply_adds(meta(20)) == pytest.approx(40.8e6, rel=1e-3)
 
 
 def test_bottleneck_resnet110_has_the_operations_that_trd_states() -> None:
@@ -72,6 +89,20 @@ def test_gradients_reach_every_parameter() -> None:
     model = ResNetCifar(11, block="bottleneck", num_classes=4, width=4)
     model(torch.randn(4, 3, 16, 16)).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("block", "depth"), [("basic", 14), ("bottleneck", 20)])
+def test_blocks_initialised_to_zero_pass_their_input_on(block: str, depth: int) -> None:
+    torch.manual_seed(0)
+    model = ResNetCifar(depth, block=block, width=4, zero_init_residual=True)
+    features = torch.rand(2, model.stages[0][0].channels, 8, 8)
+    torch.testing.assert_close(model.stages[0][1](features), features)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert sum(not norm.weight.any() for norm in norms) == 6  # one in each block
+    with torch.no_grad():
+        assert model(torch.randn(2, 3, 8, 8)).any()
+    plain = ResNetCifar(depth, block=block, width=4)
+    assert all(module.weight.all() for module in plain.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 @pytest.mark.parametrize(
