@@ -103,9 +103,31 @@ def test_plan_counts_epochs_steps_and_images_of_each_size() -> None:
     assert (report["num_epochs"], report["num_samples"], report["batch_size"]) == (5, 100, 10)
     assert (report["num_steps"], report["base_size"]) == (50, 32)
     assert report["sizes"] == [
-        {"size": 32, "num_epochs": 2, "num_steps": 20, "image_share": 0.4, "epochs": [[1, 1], [3, 3]]},
-        {"size": 16, "num_epochs": 3, "num_steps": 30, "image_share": 0.6, "epochs": [[0, 0], [2, 2], [4, 4]]},
-    ]
+        {
+            "size": 32, "batch_sizes": [10], "duplicates": [1], "largest_budget": 1.0,
+            "num_epochs": 2, "num_steps": 20, "image_share": 0.4, "epochs": [[1, 1], [3, 3]],
+        },
+        {
+            "size": 16, "batch_sizes": [10], "duplicates": [1], "largest_budget": 0.25,
+            "num_epochs": 3, "num_steps": 30, "image_share": 0.6, "epochs": [[0, 0], [2, 2], [4, 4]],
+        },
+    ]  # fmt: skip
+    assert report["mean_batch_size"] == {"steps": 10.0, "samples": 10.0}
+
+
+def test_plan_tells_batches_copies_and_cost_of_mixed_sizes() -> None:
+    run_options = ("--epochs", "2", "--model", "resnet18", "--num-samples", "1281167", "--batch-size", "256")
+    batches = report_of("plan", "MixSize('S144', rounding='pow2_ceil')", *run_options)
+    assert [(row["size"], row["batch_sizes"], row["num_steps"]) for row in batches["sizes"]] == [
+        (256, [256], 1000), (224, [256], 1000), (128, [1024], 1500), (96, [2048], 250),
+    ]  # fmt: skip
+    assert [row["largest_budget"] for row in batches["sizes"]] == pytest.approx([1.306, 1, 1.306, 1.469], abs=5e-4)
+    assert batches["mean_batch_size"]["steps"] == pytest.approx(2 * 1_280_000 / batches["num_steps"])
+    assert batches["cost"]["area"]["epoch_relative_to_base_size"] == pytest.approx(0.46327, rel=1e-3)
+    copies = report_of("plan", "MixSize('S144', grow='duplicates')", *run_options)
+    assert [row["duplicates"] for row in copies["sizes"]] == [[1], [1], [3], [5]]
+    assert copies["cost"]["area"]["epoch_relative_to_base_size"] == pytest.approx(1.0020, rel=1e-3)
+    assert copies["cost"]["area"]["relative_to_base_size"] == pytest.approx(1.0020 / 3, rel=1e-3)
 
 
 def test_plan_relates_cost_by_area_and_counted_to_the_base_size() -> None:
@@ -187,6 +209,16 @@ def test_plan_as_text_shows_sizes_and_cost() -> None:
     assert result.exit_code == 0
     for text in ("4 epochs of 1,281,167 samples", "64 px", "32 px", "0, 2", "62.5%", "counted on resnet18"):
         assert text in result.stdout
+    assert "mean batch" not in result.stdout
+
+
+def test_plan_as_text_shows_the_batches_of_each_size() -> None:
+    result = run("plan", "MixSize('S144', grow='both')", "--epochs", "1", "--model", "resnet18")
+    assert result.exit_code == 0
+    rows = {line.split(" px")[0].strip(): line.split()[2:5] for line in result.stdout.splitlines() if " px " in line}
+    assert rows["128"] == ["448", "2", "114.3%"]
+    assert rows["256"] == ["224", "1", "114.3%"]
+    assert "mean batch: " in result.stdout
 
 
 # plot

@@ -61,12 +61,19 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['num_epochs']} epochs of {report['num_samples']:,} samples in batches of {report['batch_size']} "
         f"at {report['base_size']} px: {report['num_steps']:,} steps"
     )
+    mean = report["mean_batch_size"]
+    if mean["steps"] != report["batch_size"]:
+        write_line(f"mean batch: {mean['steps']:.1f} over the steps, {mean['samples']:.1f} over the samples")
     write_line()
+    base = f"fixed {report['base_size']} px"
     write_table(
-        ("size", "epochs", "steps", "images", "in epochs"),
+        ("size", "batch", "copies", "pixels/step", "epochs", "steps", "images", "in epochs"),
         [
             (
                 f"{row['size']} px",
+                _show_extent(row["batch_sizes"]),
+                _show_extent(row["duplicates"]),
+                f"{row['largest_budget']:.1%}",
                 f"{row['num_epochs']}",
                 f"{row['num_steps']:,}",
                 f"{row['image_share']:.1%}",
@@ -78,9 +85,14 @@ def _show(report: dict[str, Any]) -> None:
     )
     write_line()
     write_table(
-        ("cost", "GMACs per image", f"of fixed {report['base_size']} px"),
+        ("cost", "GMACs per image", f"of {base}", f"epoch, of {base}"),
         [
-            (f"{rule}", f"{cost['gmacs_per_image']:.4g}", f"{cost['relative_to_base_size']:.1%}")
+            (
+                f"{rule}",
+                f"{cost['gmacs_per_image']:.4g}",
+                f"{cost['relative_to_base_size']:.1%}",
+                f"{cost['epoch_relative_to_base_size']:.1%}",
+            )
             for rule, cost in (
                 ("by area", report["cost"]["area"]),
                 (f"counted on {report['model']}", report["cost"]["counted"]),
@@ -88,6 +100,10 @@ def _show(report: dict[str, Any]) -> None:
         ],
         left=("cost",),
     )
+
+
+def _show_extent(numbers: list[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
 def _show_ranges(ranges: list[list[int]], most: int = 12) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.cli.outline import Outline
+from respipe.schedules.mean_batch import Mean, mean_batch_size
+from respipe.schedules.step_budget import relative_budget
 from respipe.schedules.usage import Usage, usage
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def plan_report(outline: Outline) -> dict[str, Any]:
     Raises:
         ValueError: there is no such model, it cannot take one of the sizes, or the dataset holds less than one batch.
     """
-    from respipe.schedules.cost import by_area, mean_macs
+    from respipe.schedules.cost import by_area, mean_macs, relative_epoch_macs
 
     schedule = outline.schedule
     run = {name: getattr(outline, name) for name in ("num_epochs", "num_samples", "batch_size")}
@@ -38,18 +40,40 @@ def plan_report(outline: Outline) -> dict[str, Any]:
         "model": outline.model,
         "base_size": schedule.base_size,
         "num_steps": used.num_steps,
-        "sizes": [_size_row(used, column) for column in range(len(used.sizes))],
+        "mean_batch_size": {over: _mean_batch_size(outline, over) for over in ("steps", "samples")},
+        "sizes": [_size_row(used, column, outline) for column in range(len(used.sizes))],
         "cost": {
-            rule: {"gmacs_per_image": mean.per_image / 1e9, "relative_to_base_size": mean.relative}
-            for rule, mean in means.items()
+            rule: {
+                "gmacs_per_image": means[rule].per_image / 1e9,
+                "relative_to_base_size": means[rule].relative,
+                "epoch_relative_to_base_size": relative_epoch_macs(schedule, macs, **run),
+            }
+            for rule, macs in costs.items()
         },
     }
 
 
-def _size_row(used: Usage, column: int) -> dict[str, Any]:
+def _mean_batch_size(outline: Outline, over: Mean) -> float:
+    return mean_batch_size(
+        outline.schedule,
+        epochs=range(outline.num_epochs),
+        num_samples=outline.num_samples,
+        batch_size=outline.batch_size,
+        over=over,
+    )
+
+
+def _size_row(used: Usage, column: int, outline: Outline) -> dict[str, Any]:
+    size, base_size = used.sizes[column], outline.schedule.base_size
     steps, images = used.steps[:, column], used.images[:, column]
+    kinds = [step for step in used.kinds if size in step.sizes]
     return {
-        "size": used.sizes[column],
+        "size": size,
+        "batch_sizes": sorted({step.batch_size for step in kinds}),
+        "duplicates": sorted({step.duplicates for step in kinds}),
+        "largest_budget": max(
+            relative_budget(step, base_size=base_size, base_images=outline.batch_size) for step in kinds
+        ),
         "num_epochs": int(np.count_nonzero(steps)),
         "num_steps": int(steps.sum()),
         "image_share": float(images.sum() / used.images.sum()),

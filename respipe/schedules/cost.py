@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from respipe.schedules.sequence import tally_epochs
 from respipe.schedules.step import Schedule, Step
+from respipe.schedules.usage import usage
 
 Macs = Callable[[int], float]
 """Side in pixels -> multiply-accumulate operations of one image's forward pass."""
@@ -99,6 +100,18 @@ def mean_macs(schedule: Schedule, macs: Macs, *, num_epochs: int, num_samples: i
         count * step.num_images / num_images * macs(size) for step, count in counts.items() for size in step.sizes
     )
     return _relate(mean, macs(schedule.base_size))
+
+
+def relative_epoch_macs(schedule: Schedule, macs: Macs, *, num_epochs: int, num_samples: int, batch_size: int) -> float:
+    """Mean cost of an epoch as a share of one that shows each sample once, in whole batches, at the base size.
+
+    It differs from :attr:`MeanMacs.relative` where the schedule shows several copies of a sample, or several sizes.
+    Arguments and errors as for :func:`mean_macs`.
+    """
+    run = {"num_epochs": num_epochs, "num_samples": num_samples, "batch_size": batch_size}
+    used = usage(schedule, **run)
+    cost = sum(images * macs(size) for size, images in zip(used.sizes, used.images.sum(axis=0).tolist(), strict=True))
+    return cost / (num_epochs * (num_samples // batch_size) * batch_size * macs(schedule.base_size))
 
 
 def expected_macs(schedule: ExpectedShares, macs: Macs) -> MeanMacs:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.schedules.sequence import tally_epochs
-from respipe.schedules.step import Schedule
+from respipe.schedules.step import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,12 +17,14 @@ class Usage:
 
     Args:
         sizes: K sides in pixels that occur, largest first.
+        kinds: the distinct steps that occur, those of the largest sizes first.
         num_steps: steps of the whole run.
         steps: (E, K) int64. A step that shows the same images at several sizes counts for each of them.
         images: (E, K) int64, images that the model sees, over all ranks and duplicates included.
     """
 
     sizes: tuple[int, ...]
+    kinds: tuple[Step, ...]
     num_steps: int
     steps: NDArray[np.int64]
     images: NDArray[np.int64]
@@ -54,5 +56,7 @@ def usage(schedule: Schedule, *, num_epochs: int, num_samples: int, batch_size: 
             for size in step.sizes:
                 steps_table[epoch, column[size]] += count
                 images_table[epoch, column[size]] += count * step.num_images
+    distinct = {step for steps in epochs for step in steps}
+    kinds = sorted(distinct, key=lambda step: (step.sizes, step.batch_size, step.duplicates, step.mode), reverse=True)
     num_steps = sum(sum(steps.values()) for steps in epochs)
-    return Usage(sizes=sizes, num_steps=num_steps, steps=steps_table, images=images_table)
+    return Usage(sizes=sizes, kinds=tuple(kinds), num_steps=num_steps, steps=steps_table, images=images_table)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 
-from respipe.schedules import TRD, Constant, Progressive, Step
-from respipe.schedules.cost import by_area, counted, expected_macs, mean_macs
+from respipe.schedules import TRD, Constant, MixSize, Progressive, Step
+from respipe.schedules.cost import by_area, counted, expected_macs, mean_macs, relative_epoch_macs
 
 # Table 1 of the TRD paper: ResNet-50, mean billions of operations and the saving in percent.
 IMAGENET = {
@@ -161,3 +161,12 @@ def test_mean_is_weighted_by_images() -> None:
 def test_a_run_has_epochs() -> None:
     with pytest.raises(ValueError, match="`num_epochs` must be at least 1; got 0"):
         mean_macs(Constant(32), by_area(1, 32), num_epochs=0, num_samples=4, batch_size=2)
+
+
+def test_epoch_costs_what_its_images_cost_however_many_there_are() -> None:
+    run = {"num_epochs": 3, "num_samples": 11, "batch_size": 2}
+    assert relative_epoch_macs(Constant(112), by_area(4, 224), **run) == 1
+    assert relative_epoch_macs(TRD(64, 32, 1.0), by_area(4, 64), **run) == 0.25
+    copies = MixSize({32: 1.0}, base_size=64, grow="duplicates")
+    assert relative_epoch_macs(copies, by_area(4, 64), **run) == 1
+    assert mean_macs(copies, by_area(4, 64), **run).relative == 0.25

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from respipe.schedules import TRD, Constant, Step
+from respipe.schedules import TRD, Constant, MixSize, Step
 from respipe.schedules.cost import by_area, mean_macs
 from respipe.schedules.usage import usage
 
@@ -36,7 +36,13 @@ def test_alternating_sizes_are_counted_in_their_own_epochs() -> None:
 
 
 def test_sizes_that_never_occur_are_left_out() -> None:
-    assert usage(TRD(32, 16, 0.0), num_epochs=4, num_samples=64, batch_size=8).sizes == (32,)
+    used = usage(TRD(32, 16, 0.0), num_epochs=4, num_samples=64, batch_size=8)
+    assert (used.sizes, used.kinds) == ((32,), (Step((32,), 8),))
+
+
+def test_kinds_of_steps_are_named_once_with_the_largest_sizes_first() -> None:
+    used = usage(MixSize("S28", grow="both", batch_multiple=1), num_epochs=4, num_samples=2000, batch_size=64)
+    assert used.kinds == (Step((40,), 51), Step((32,), 64), Step((24,), 85), Step((16,), 128, 2))
 
 
 def test_step_with_several_sizes_and_duplicates_counts_for_each_size() -> None:
