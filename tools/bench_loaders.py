@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.contender import EPOCH_IMAGES, Settings, folder_samples
+from bench.contender import EPOCH_IMAGES, Fidelity, Settings, folder_samples
 from bench.fidelity import DEFINITION, choose_samples, draw_uniforms
 from bench.loaders import BASELINE, LOADERS
 from bench.measure import Plan, measure
@@ -58,7 +58,7 @@ def main() -> None:
     console = Console(width=120)
     with ExitStack() as stack:
         settings, loaders = start_loaders(arguments, stack)
-        psnr = measure_psnr(arguments, loaders)
+        fidelity = measure_fidelity(arguments, loaders)
         bytes_per_image = {name: loader.bytes_per_image() for name, loader in loaders.items()}
         plan = Plan(
             visits={name: visited_sizes(name, arguments) for name in loaders},
@@ -71,7 +71,9 @@ def main() -> None:
             task = bar.add_task("measuring", total=plan.num_visits)
             timings = measure(loaders, plan, progress=lambda done, _: bar.update(task, completed=done))
     titles = {name: LOADERS[name].title for name in loaders}
-    results = make_results(timings, titles=titles, baseline=BASELINE, psnr=psnr, bytes_per_image=bytes_per_image)
+    results = make_results(
+        timings, titles=titles, baseline=BASELINE, fidelity=fidelity, bytes_per_image=bytes_per_image
+    )
     several_sizes = make_several_sizes_results(timings, titles=titles)
     tables = [(RESULT_HEADINGS, rows(results)), (SEVERAL_SIZES_HEADINGS, several_sizes_rows(several_sizes))]
     for headings, cells in tables:
@@ -98,7 +100,9 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with one subfolder of JPEGs per class")
-    parser.add_argument("--sizes", type=_integers, default=(224, 160, 128, 112, 96), help="sides, with commas between")
+    parser.add_argument(
+        "--sizes", type=_integers, default=(224, 160, 128, 112, 96, 56), help="sides, with commas between"
+    )
     parser.add_argument(
         "--loaders",
         type=lambda text: tuple(text.split(",")),
@@ -158,15 +162,17 @@ def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Sett
     return settings, loaders
 
 
-def measure_psnr(arguments: argparse.Namespace, loaders: dict[str, LoaderProcess]) -> dict[tuple[str, int], float]:
-    """Fidelity in dB of every loader at every size."""
+def measure_fidelity(
+    arguments: argparse.Namespace, loaders: dict[str, LoaderProcess]
+) -> dict[tuple[str, int], Fidelity]:
+    """Fidelity of every loader at every size."""
     if not arguments.crops:
         return {}
     paths, _ = folder_samples(arguments.data)
     samples = choose_samples(arguments.data, paths, arguments.crops, seed=SEED)
     uniforms = draw_uniforms(len(samples), seed=SEED)
     return {
-        (name, size): loader.psnr(samples, uniforms, size)
+        (name, size): loader.fidelity(samples, uniforms, size)
         for name, loader in loaders.items()
         for size in arguments.sizes
     }

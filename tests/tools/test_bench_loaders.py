@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.memory_dataset import smooth_image
-from tools.bench.contender import Crops, Settings, folder_samples
+from tools.bench.contender import Crops, Fidelity, Settings, folder_samples
 from tools.bench.fidelity import (
     as_shares,
     choose_samples,
@@ -76,7 +76,7 @@ def results() -> list[Result]:
         timings(),
         titles=TITLES,
         baseline="ffcv-500",
-        psnr={("ffcv-500", 224): 35.71, ("ours", 224): math.inf},
+        fidelity={("ffcv-500", 224): Fidelity(35.71, 50_000.0), ("ours", 224): Fidelity(math.inf, 20_000.0)},
         bytes_per_image={"ffcv-500": 54_321.0, "ours": 76_543.0},
     )
 
@@ -95,10 +95,10 @@ def test_results_are_medians_with_their_range_and_ratios_are_taken_within_rounds
 
 def test_ratios_are_missing_where_what_they_refer_to_was_not_measured() -> None:
     alone = {key: timing for key, timing in timings().items() if key == ("ours", (96,))}
-    (result,) = make_results(alone, titles=TITLES, baseline="ffcv-500", psnr={}, bytes_per_image={"ours": 1.0})
+    (result,) = make_results(alone, titles=TITLES, baseline="ffcv-500", fidelity={}, bytes_per_image={"ours": 1.0})
     assert result.ratio_to_ffcv is None
     assert result.time_relative_to_224 is None
-    assert (result.psnr, result.exact) == (None, None)
+    assert (result.psnr, result.exact, result.bytes_read) == (None, None, None)
 
 
 def test_several_sizes_cost_their_time_over_that_of_the_largest_alone() -> None:
@@ -136,6 +136,7 @@ def test_report_survives_json_and_has_the_documented_fields() -> None:
         "time_relative_to_224",
         "psnr",
         "exact",
+        "bytes_read",
         "bytes_per_image",
         "first_batch_seconds",
     }
@@ -148,7 +149,7 @@ def test_report_survives_json_and_has_the_documented_fields() -> None:
 
 def test_tables_show_exact_pixels_and_gaps_in_words() -> None:
     cells = rows(results())
-    assert cells[0] == ("FFCV 500 px", "224", "100", "90-400", "1.00", "1.00", "35.7", "54", "2.0 s")
+    assert cells[0] == ("FFCV 500 px", "224", "100", "90-400", "1.00", "1.00", "35.7", "50.0", "54", "2.0 s")
     assert cells[2][6] == "exact"
     assert cells[3][6] == "-"
     markdown = to_markdown(RESULT_HEADINGS, cells).splitlines()
@@ -211,8 +212,9 @@ def test_reference_backend_on_the_originals_is_exact(jpeg_folder: Path) -> None:
     runner = Runner(Respipe(settings, backend="reference", file=None), settings)
     paths, _ = folder_samples(jpeg_folder)
     uniforms = draw_uniforms(len(paths), seed=0)
-    assert runner.psnr(paths, uniforms, 24) == math.inf
-    assert runner.bytes_per_image() == np.mean([path.stat().st_size for path in jpeg_folder.rglob("*.jpg")])
+    stored = np.mean([path.stat().st_size for path in jpeg_folder.rglob("*.jpg")])
+    assert runner.fidelity(paths, uniforms, 24) == (math.inf, pytest.approx(stored))
+    assert runner.bytes_per_image() == stored
 
 
 def test_pixels_of_other_samples_are_told_from_the_right_ones(jpeg_folder: Path) -> None:
@@ -223,7 +225,7 @@ def test_pixels_of_other_samples_are_told_from_the_right_ones(jpeg_folder: Path)
     settings = Settings(data=jpeg_folder, files={}, batch_size=4, num_threads=1)
     runner = Runner(Shuffled(settings, backend="reference", file=None), settings)
     paths, _ = folder_samples(jpeg_folder)
-    assert runner.psnr(paths, draw_uniforms(len(paths), seed=0), 24) < 20
+    assert runner.fidelity(paths, draw_uniforms(len(paths), seed=0), 24).psnr < 20
 
 
 def test_respipe_yields_every_crop_at_all_sizes_and_goes_on_after_its_dataset(jpeg_folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,10 +42,24 @@ class Crops:
     Args:
         pixels: (N, S, S, 3) uint8.
         boxes: (N, 4) float64 ``top, left, height, width`` as shares of the image's height and width.
+        bytes_read: mean number of encoded bytes that a crop was decoded from.
     """
 
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float64]
+    bytes_read: float
+
+
+class Fidelity(NamedTuple):
+    """How good some crops are, and what they were made from.
+
+    Args:
+        psnr: in dB; see :data:`tools.bench.fidelity.DEFINITION`.
+        bytes_read: mean number of encoded bytes that a crop was decoded from.
+    """
+
+    psnr: float
+    bytes_read: float
 
 
 class Contender(Protocol):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from respipe.errors import MissingBackendError
 
-from .contender import Batch, Contender, Settings
+from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
 from .loaders import LOADERS, make_contender
 
@@ -70,14 +70,14 @@ class Runner:
         wait_until_idle()
         return num_images / seconds
 
-    def psnr(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> float:
-        """Fidelity in dB; see :data:`tools.bench.fidelity.DEFINITION`."""
+    def fidelity(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Fidelity:
+        """How good given crops are, and what they are made from."""
         crops = self._contender.crops(samples, uniforms, size)
         references = [
             original_crop(open_original(self._settings.data / sample), box, size=size)
             for sample, box in zip(samples, crops.boxes, strict=True)
         ]
-        return to_psnr(mean_squared_error(crops.pixels, np.stack(references)))
+        return Fidelity(to_psnr(mean_squared_error(crops.pixels, np.stack(references))), crops.bytes_read)
 
     def bytes_per_image(self) -> float:
         """Mean number of bytes stored per sample."""
@@ -122,9 +122,9 @@ class LoaderProcess:
         """See :meth:`Runner.throughput`."""
         return self._call("throughput", sizes, num_batches)
 
-    def psnr(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> float:
-        """See :meth:`Runner.psnr`."""
-        return self._call("psnr", samples, uniforms, size)
+    def fidelity(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Fidelity:
+        """See :meth:`Runner.fidelity`."""
+        return self._call("fidelity", samples, uniforms, size)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Runner.bytes_per_image`."""
@@ -144,7 +144,7 @@ class LoaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, *arguments: object) -> float:
+    def _call(self, method: str, *arguments: object) -> Any:
         self._connection.send((method, arguments))
         return self._receive()
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import respipe
 
+from .contender import Fidelity
 from .measure import Sizes, Timing
 
 _PACKAGES = (
@@ -29,7 +30,18 @@ _PACKAGES = (
     "numpy",
     "pillow",
 )
-_HEADINGS = ("loader", "px", "images/s", "range", "x FFCV 500", "time / 224", "PSNR", "KB/image", "first batch")
+_HEADINGS = (
+    "loader",
+    "px",
+    "images/s",
+    "range",
+    "x FFCV 500",
+    "time / 224",
+    "PSNR",
+    "KB read",
+    "KB stored",
+    "first batch",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,7 @@ class Result:
             ratios are medians over the rounds of the ratio within a round, in which a busy machine slows both sides.
         psnr: in dB; None where it was not measured, and where it is infinite.
         exact: whether the pixels are those of the reference, None where that was not measured.
+        bytes_read: encoded bytes that an image is decoded from, on average; None where that was not measured.
         bytes_per_image: stored on disk, all resolutions together.
         first_batch_seconds: from constructing the loader to its first batch.
     """
@@ -58,6 +71,7 @@ class Result:
     time_relative_to_224: float | None
     psnr: float | None
     exact: bool | None
+    bytes_read: float | None
     bytes_per_image: float
     first_batch_seconds: float
 
@@ -86,7 +100,7 @@ def make_results(
     *,
     titles: Mapping[str, str],
     baseline: str,
-    psnr: Mapping[tuple[str, int], float],
+    fidelity: Mapping[tuple[str, int], Fidelity],
     bytes_per_image: Mapping[str, float],
 ) -> list[Result]:
     """Results of all single sizes, in the order of the timings.
@@ -95,7 +109,7 @@ def make_results(
         timings: by loader and sizes.
         titles: names of the loaders to show.
         baseline: the loader that ratios refer to.
-        psnr: in dB by loader and size, where measured.
+        fidelity: by loader and size, where measured.
         bytes_per_image: by loader.
     """
     results: list[Result] = []
@@ -103,7 +117,7 @@ def make_results(
         if len(sizes) != 1:
             continue
         at_224, reference = timings.get((name, (224,))), timings.get((baseline, sizes))
-        fidelity = psnr.get((name, sizes[0]))
+        crops = fidelity.get((name, sizes[0]))
         results.append(
             Result(
                 loader=titles[name],
@@ -113,8 +127,9 @@ def make_results(
                 high=max(timing.rates),
                 ratio_to_ffcv=_ratio(timing, reference) if reference else None,
                 time_relative_to_224=_ratio(at_224, timing) if at_224 else None,
-                psnr=fidelity if fidelity is not None and math.isfinite(fidelity) else None,
-                exact=None if fidelity is None else math.isinf(fidelity),
+                psnr=crops.psnr if crops is not None and math.isfinite(crops.psnr) else None,
+                exact=None if crops is None else math.isinf(crops.psnr),
+                bytes_read=None if crops is None else crops.bytes_read,
                 bytes_per_image=bytes_per_image[name],
                 first_batch_seconds=timing.first_batch_seconds,
             )
@@ -171,6 +186,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             _number(result.ratio_to_ffcv, ".2f"),
             _number(result.time_relative_to_224, ".2f"),
             "exact" if result.exact else _number(result.psnr, ".1f"),
+            "-" if result.bytes_read is None else f"{result.bytes_read / 1000:.1f}",
             f"{result.bytes_per_image / 1000:.0f}",
             f"{result.first_batch_seconds:.1f} s",
         )

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from respipe.backends.cutting import cut
 from respipe.backends.select import make_backend
 from respipe.loader import Loader
+from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Bytes, Dataset, Level
+from respipe.storage.levels import route
 from respipe.storage.open import open_dataset
 
 from .contender import EPOCH_IMAGES, Batch, Crops, Settings, folder_bytes_per_image
@@ -78,7 +81,8 @@ class Respipe:
         backend.submit(plan)
         (pixels,) = backend.collect()
         backend.close()
-        return Crops(pixels=pixels.numpy(), boxes=as_shares(boxes, heights, widths))
+        bytes_read = float(np.mean(self._bytes_read(dataset, plan)))
+        return Crops(pixels=pixels.numpy(), boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""
@@ -91,6 +95,18 @@ class Respipe:
             assert level.offsets is not None and level.sizes is not None, "files have offsets"
             stored.update(zip(level.offsets.tolist(), level.sizes.tolist(), strict=True))
         return sum(stored.values()) / len(dataset)
+
+    def _bytes_read(self, dataset: Dataset, plan: BatchPlan) -> list[int]:
+        """Encoded bytes that each crop of a plan is decoded from."""
+        routed = route(dataset.levels, plan)
+        hulls = hull(routed.boxes)
+        stored = [
+            dataset.encoded(index, level)
+            for index, level in zip(plan.indices.tolist(), routed.levels.tolist(), strict=True)
+        ]
+        if self._backend == "reference" or not dataset.tiled:
+            return [len(data) for data in stored]
+        return [len(cut(data.tobytes(), box)[0]) for data, box in zip(stored, hulls.tolist(), strict=True)]
 
     def _engine_options(self) -> dict[str, Any]:
         return {"device": torch.device("cpu"), "num_threads": self._settings.num_threads, "level_margin": 1.0}

@@ -40,6 +40,7 @@ class StockDali:
     def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
         """See :meth:`Contender.crops`; a slice decoder in place of the one that draws its own boxes."""
         paths = [self._settings.data / sample for sample in samples]
+        encoded = [np.fromfile(path, np.uint8) for path in paths]
         shapes = np.array([Image.open(path).size for path in paths], np.int64)
         widths, heights = shapes[:, 0], shapes[:, 1]
         boxes = draw_boxes(heights, widths, uniforms)
@@ -47,12 +48,13 @@ class StockDali:
         pipeline = _slice_pipeline(
             size, batch_size=len(samples), num_threads=threads, device_id=None, prefetch_queue_depth=1
         )
-        pipeline.feed_input("encoded", [np.fromfile(path, np.uint8) for path in paths])
+        pipeline.feed_input("encoded", encoded)
         pipeline.feed_input("anchor", list(boxes[:, :2].astype(np.int32)))
         pipeline.feed_input("shape", list(boxes[:, 2:].astype(np.int32)))
         (images,) = pipeline.run()
         pixels = np.array(images.as_array(), np.uint8)
-        return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths))
+        bytes_read = float(np.mean([len(data) for data in encoded]))
+        return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""

@@ -71,7 +71,8 @@ class StockFfcv:
             code = imdecode(data, image, *image.shape[:2], *image.shape[:2], 0, 0, 1, 1, False, False)
             assert code == 0, f"FFCV cannot decode {samples[row]}"
             resize_crop(image, top, top + height, left, left + width, pixels[row])
-        return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths))
+        bytes_read = float(np.mean([lengths[int(field["data_ptr"])] for field in fields]))
+        return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""

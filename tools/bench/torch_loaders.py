@@ -36,7 +36,8 @@ class _PillowLoader:
             box = draw_boxes(*sides, uniforms[:, row : row + 1])
             boxes[row] = as_shares(box, *sides)[0]
             pixels[row] = np.asarray(functional.resized_crop(image, *box[0].tolist(), [size, size]))
-        return Crops(pixels=pixels, boxes=boxes)
+        bytes_read = float(np.mean([(self._settings.data / sample).stat().st_size for sample in samples]))
+        return Crops(pixels=pixels, boxes=boxes, bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""
