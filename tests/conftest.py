@@ -15,13 +15,29 @@ from tests.memory_dataset import smooth_image
 settings.register_profile("respipe", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("respipe")
 
+_BACKENDS = Path(__file__).parents[1] / "respipe" / "backends"
+
 _SHAPES = ((96, 128), (128, 96), (64, 64), (150, 90), (40, 56), (80, 200))
 """Height and width of the images of each class in ``jpeg_folder``."""
 
 
 def pytest_configure() -> None:
+    _forget_stale_compilations()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
     torch.set_num_threads(1)
+
+
+def _forget_stale_compilations() -> None:
+    """Remove Numba's cached results where a source is newer: it looks at the calling function's file only."""
+    for folder in _BACKENDS.rglob("__pycache__"):
+        cached = list(folder.glob("*.nb[ic]"))
+        if cached and min(map(_modified, cached)) < max(map(_modified, _BACKENDS.rglob("*.py"))):
+            for file in cached:
+                file.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +19,8 @@ from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Bytes, Dataset
 from respipe.storage.levels import Route, route
 
+logger = logging.getLogger(__name__)
+
 Outputs = tuple[NDArray[np.uint8], ...]
 DecodeImages = Callable[
     [Bytes, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], Outputs], int
@@ -25,6 +31,19 @@ DecodeImages = Callable[
 image, checked to lie inside it; ``boxes`` and ``hulls`` (B, 4) are the crops and their integer hulls; ``outputs`` holds
 a (B, S, S, 3) uint8 array for each size, to be filled.
 """
+
+
+def announce_compilation(function: Any) -> None:
+    """Log a warning if a function compiled by Numba will be compiled anew, for want of a cached result."""
+    cache = Path(function.stats.cache_path)
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    if not any(cache.glob(f"{name}-*.py{sys.version_info.major}{sys.version_info.minor}.nbi")):
+        logger.warning(
+            "Compiling %s.%s: about ten seconds, once. The result is kept in %s.",
+            function.__module__,
+            function.__name__,
+            cache,
+        )
 
 
 class CompiledBackend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from respipe.backends.compiled import CompiledBackend
+from respipe.backends.compiled import CompiledBackend, announce_compilation
 from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Dataset
 
@@ -37,6 +37,7 @@ class FfcvBackend(CompiledBackend):
                 f"backend='ffcv' needs the package ffcv, which cannot be imported here ({error}). "
                 "Install it with: pip install 'respipe[ffcv]'"
             ) from error
+        announce_compilation(ffcv_kernel.decode_images)
         super().__init__(
             "ffcv",
             dataset,

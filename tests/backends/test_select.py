@@ -6,11 +6,13 @@ import logging
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from respipe.backends import select
+from respipe.backends.compiled import announce_compilation
 from respipe.backends.select import available_backends, make_backend
 from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Dataset
@@ -34,7 +36,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The engines that seem to be installed; none of them is needed or built."""
     engines: set[str] = set()
     monkeypatch.setattr(select, "_is_installed", lambda name: name == "reference" or name in engines)
-    for name, builder in (("ffcv", "FfcvBackend"), ("dali", "DaliBackend"), ("reference", "ReferenceBackend")):
+    builders = {"tiles": "TilesBackend", "ffcv": "FfcvBackend", "dali": "DaliBackend", "reference": "ReferenceBackend"}
+    for name, builder in builders.items():
         monkeypatch.setattr(select, builder, lambda dataset, name=name, **options: Chosen(name, dataset, options))
     return engines
 
@@ -79,6 +82,32 @@ def test_auto_takes_the_fastest_that_is_there(
             assert f"'{choice}'" in record.getMessage()
             assert "because" in record.getMessage()
             assert record.levelno == (logging.WARNING if choice == "reference" else logging.INFO)
+
+
+@pytest.mark.parametrize(("device", "choice"), [(CPU, "tiles"), (GPU, "dali")])
+def test_auto_takes_tiles_where_there_are_any_on_a_cpu(device: torch.device, choice: str, installed: set[str]) -> None:
+    installed.update({"tiles", "ffcv", "dali"})
+    assert make_backend("auto", sources.tiled(), device=device, num_threads=1).name == choice
+
+
+def test_tiles_are_not_looked_for_in_files_without_them(pyramid: MemoryDataset) -> None:
+    with pytest.raises(ValueError, match=r"`backend` 'tiles' must be given .* with `respipe convert memory\.beton"):
+        make_backend("tiles", pyramid, device=CPU, num_threads=1)
+
+
+def test_compiling_is_announced_unless_its_result_is_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from respipe.backends.tiles.kernel import decode_images
+
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    function = SimpleNamespace(
+        __module__=decode_images.__module__, __name__="decode_images", stats=SimpleNamespace(cache_path=str(tmp_path))
+    )
+    announce_compilation(function)
+    assert "Compiling respipe.backends.tiles.kernel.decode_images" in caplog.text
+    caplog.clear()
+    (tmp_path / f"kernel.decode_images-12.{version}.nbi").touch()
+    announce_compilation(function)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(("engines", "choice"), [({"ffcv", "dali"}, "ffcv"), ({"dali"}, "reference")])
@@ -133,10 +162,10 @@ def test_an_engine_asked_for_by_name_must_be_there(pyramid: MemoryDataset, monke
 
 def test_every_backend_is_listed_with_version_or_command(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {status.name: status for status in available_backends()}
-    assert list(listed) == ["ffcv", "dali", "reference"]
+    assert list(listed) == ["tiles", "ffcv", "dali", "reference"]
     assert listed["reference"].installed
     assert all(status.version for status in listed.values() if status.installed)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     for status in available_backends():
         assert status.installed == (status.name == "reference")
-        assert status.installed or (status.version is None and status.note.startswith("pip install 'respipe["))
+        assert status.installed or (status.version is None and status.note.startswith("pip install "))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from respipe.backends.compiled import CompiledBackend
+from respipe.backends.compiled import CompiledBackend, announce_compilation
 from respipe.storage.dataset import Dataset
 
 
@@ -35,6 +35,7 @@ class TilesBackend(CompiledBackend):
         from respipe.backends.tiles.entropy import standard_lookup
         from respipe.backends.tiles.kernel import decode_images
 
+        announce_compilation(decode_images)
         super().__init__(
             "tiles",
             dataset,

@@ -1,4 +1,4 @@
-"""Operations on eight numbers at once that compiled Python has no words for: LLVM's, for whatever processor there is."""
+"""Operations on eight numbers at once that compiled Python has no words for: those of LLVM, for any processor."""
 
 from __future__ import annotations
 
