@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
@@ -64,7 +64,7 @@ def _weigh_columns(
         vector: Any = ir.VectorType(ir.FloatType(), _LANES)
         integer: Any = ir.IntType(64)
         columns, first, weights, tap, count, sums, to = arguments
-        total = cgutils.alloca_once_value(builder, vector([0.0] * _LANES))
+        total = cast(Any, cgutils.alloca_once_value(builder, vector([0.0] * _LANES)))
         with cgutils.for_range(builder, count) as loop:
             weight = builder.load(_address(context, builder, signature.args[2], weights, builder.add(tap, loop.index)))
             at = builder.mul(builder.add(first, loop.index), integer(_LANES))
