@@ -46,6 +46,9 @@ _imdecode = types.ExternalFunction(
     ),
 )
 
+# libjpeg-turbo writes aligned rows of pixels past the processor's caches; resizing wants them there.
+_SHIFT = 8
+
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def decode_images(
@@ -68,7 +71,7 @@ def decode_images(
     Returns:
         the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
     """
-    pixels = np.empty(max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)
+    pixels = np.empty(_SHIFT + max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)[_SHIFT:]
     encoded = np.empty(stored[:, 1].max(), np.uint8)
     box, box_hull = np.empty(4, np.float64), np.empty(4, np.int64)
     for i in range(len(stored)):
