@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from respipe.errors import MissingBackendError
-from respipe.plots import plot_batch, plot_runs, plot_schedule, plot_throughput
+from respipe.plots import plot_accuracy, plot_batch, plot_runs, plot_schedule, plot_throughput
+from respipe.plots.accuracy import accuracy_figure
 from respipe.plots.batch import batch_figure, compose
 from respipe.plots.runlog import read_run
 from respipe.plots.runs import runs_figure
@@ -280,6 +281,42 @@ def test_throughput_is_written_as_a_picture(tmp_path: Path) -> None:
 def test_results_without_what_is_drawn_are_refused(results: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         throughput_figure(results)
+
+
+# Accuracy
+
+
+def accuracies(name: str, before: float, after: float) -> dict[str, Any]:
+    rows = [{"size": size, "before": before - place / 10, "after": after} for place, size in enumerate((40, 16, 24))]
+    return {"name": name, "accuracy": rows}
+
+
+def test_accuracy_figure_has_a_dashed_and_a_solid_line_per_run_from_small_to_large() -> None:
+    axes = accuracy_figure({"runs": [accuracies("fixed", 0.7, 0.8), accuracies("B+", 0.5, 0.9)]}).axes[0]
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines] == [[16, 24, 40]] * 4
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), [60, 50, 70])
+    np.testing.assert_allclose(np.asarray(axes.lines[3].get_ydata()), [90, 90, 90])
+    assert [line.get_linestyle() for line in axes.lines] == ["--", "-", "--", "-"]
+    assert texts(axes)[:2] == ["fixed", "B+"]
+
+
+def test_accuracy_is_written_as_a_picture(tmp_path: Path) -> None:
+    plot_accuracy({"runs": [accuracies("fixed", 0.7, 0.8)]}, tmp_path / "accuracy.png")
+    with Image.open(tmp_path / "accuracy.png") as picture:
+        assert picture.width > 800
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"runs": []}, "at least one run; got none"),
+        ({"runs": [{"name": "fixed", "accuracy": []}]}, r"`results.runs\[0\]` must have a name and accuracy"),
+        ({"runs": [{"name": "fixed", "accuracy": [{"size": 16, "after": 0.5}]}]}, "size, before and after"),
+    ],
+)
+def test_accuracies_that_cannot_be_drawn_are_refused(results: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        accuracy_figure(results)
 
 
 # Style

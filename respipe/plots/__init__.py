@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from respipe.plots.accuracy import plot_accuracy
 from respipe.plots.batch import plot_batch
 from respipe.plots.runs import plot_runs
 from respipe.plots.schedule import plot_schedule
 from respipe.plots.throughput import plot_throughput
 
-__all__ = ["plot_batch", "plot_runs", "plot_schedule", "plot_throughput"]
+__all__ = ["plot_accuracy", "plot_batch", "plot_runs", "plot_schedule", "plot_throughput"]
