@@ -8,15 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from respipe.schedules.constant import Constant
+from respipe.schedules.lowmode import LowMode
 from respipe.schedules.mixsize import MixSize
 from respipe.schedules.progressive import Progressive
+from respipe.schedules.rsnet import RSNet
 from respipe.schedules.step import Schedule
 from respipe.schedules.trd import TRD
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "Constant": Constant,
+    "LowMode": LowMode,
     "MixSize": MixSize,
     "Progressive": Progressive,
+    "RSNet": RSNet,
     "TRD": TRD,
 }
 """Every schedule by the name that recipes and expressions use."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from respipe import schedules
-from respipe.schedules import TRD, Constant, MixSize, Progressive, Schedule, Step
+from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule, Step
 
 ALL: list[Schedule] = [
     Constant(64),
@@ -27,6 +27,11 @@ ALL: list[Schedule] = [
     TRD(64, range(32, 65), 0.5, unit="step"),
     TRD(64, 32, 0.25, draw="quota", unit="step"),
     TRD(64, 32, 0.5, draw="alternate", unit="step"),
+    RSNet((64,)),
+    RSNet((32, 64, 48)),
+    LowMode(64),
+    LowMode(64, 4, 0.3, milestones=(4, 8), guard=(1, 2), seed=2**64 - 1),
+    LowMode(64, probability=(0.0, 0.25, 1.0)),
     MixSize("S28"),
     MixSize("S28-code", grow="duplicates", duplicates=2, seed=2**64 - 1),
     MixSize("S144", base_size=112, grow="both", rounding="pow2_ceil", max_budget=1.25),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from respipe.schedules import TRD, Constant, MixSize, Progressive, Schedule
+from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule
 from respipe.schedules.registry import SCHEDULES, schedule_from_config, schedule_from_expression
 
 
@@ -14,6 +14,8 @@ from respipe.schedules.registry import SCHEDULES, schedule_from_config, schedule
         TRD(32, (24, 16), 0.3, guard=(1, 0), draw="quota", num_epochs=10, final_full_epochs=1, unit="step", seed=7),
         Progressive(160, 192, start_epoch=4, end_epoch=13),
         MixSize("S144", grow="duplicates"),
+        RSNet((96, 224)),
+        LowMode(32, 2, (0.5, 0.25), milestones=(80, 120)),
         MixSize({40: 0.2, 32: 0.8}, base_size=32, max_budget=1.5, weighting="epochs", num_epochs=10),
     ],
 )
@@ -49,7 +51,7 @@ def test_length_of_the_run_reaches_only_schedules_that_ask_for_it_and_were_not_t
         ({}, r"`schedule.name` must be given"),
         (
             {"name": "Cyclic"},
-            r"`schedule.name` must be a known schedule; got 'Cyclic'.*Constant, MixSize, Progressive, TRD",
+            r"`schedule.name` must be a known schedule; got 'Cyclic'.*Constant, LowMode, MixSize, Progressive, RSNet",
         ),
         ({"name": ["TRD"]}, r"`schedule.name` must be a known schedule"),
         ({"name": "Constant", "side": 224}, r"`schedule.side` must be a field of Constant.*size"),
