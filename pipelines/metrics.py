@@ -151,6 +151,7 @@ def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
     for size, totals in epoch["sizes"].items():
         scalars[f"images_per_second/{size}"] = totals["images_per_second"]
         scalars[f"wait_seconds/{size}"] = totals["wait_seconds"]
-    for size, result in epoch["eval"].items():
-        scalars |= {f"{name}/{size}": result[name] for name in ("top1", "top5", "loss")}
+    for prefix, results in (("", epoch["eval"]), ("calibrated_", epoch.get("calibrated", {}))):
+        for size, result in results.items():
+            scalars |= {f"{prefix}{name}/{size}": result[name] for name in ("top1", "top5", "loss")}
     return scalars

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import nn
 
-from pipelines.recipe import LearningRate, Optimizer
+import respipe
+from pipelines.recipe import LearningRate, Optimizer, Recipe
+from respipe.schedules import mean_batch_size
 
 
 def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.SGD:
@@ -20,13 +22,36 @@ def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.SGD:
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
+    if recipe.smoothing is not None:
+        respipe.GradientSmoothing(optimizer, alpha=recipe.smoothing)  # kept and saved by the optimizer
+    return optimizer
+
+
+def batch_scale(recipe: Recipe, *, num_samples: int) -> float:
+    """What the recipe multiplies its peak learning rate by, for the batches that its schedule plans.
+
+    Args:
+        recipe: of the run.
+        num_samples: samples in the training data.
+    """
+    if recipe.learning_rate.scale is None:
+        return 1.0
+    batch_size = recipe.data.batch_size
+    mean = mean_batch_size(
+        recipe.build_schedule(),
+        epochs=range(recipe.epochs),
+        num_samples=num_samples,
+        batch_size=batch_size,
+        over=recipe.learning_rate.scale,
+    )
+    return mean / batch_size
 
 
 def learning_rate(recipe: LearningRate, *, epoch: int, step: int, num_steps: int, num_epochs: int) -> float:
-    """The learning rate of one step: a function of its place in the run, so that resuming needs no state.
+    """The learning rate of one step, unscaled: a function of its place in the run, so that resuming needs no state.
 
     Args:
         recipe: peak, warm-up and decay.

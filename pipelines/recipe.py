@@ -22,6 +22,7 @@ CROPS = {crop.__name__: crop for crop in (CenterCrop, RandomCrop, RandomResizedC
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
@@ -105,13 +106,15 @@ class Optimizer(Section):
         momentum: of the gradient.
         nesterov: whether the momentum looks ahead.
         weight_decay: L2 penalty, as part of the gradient.
-        decay_all: whether BatchNorm's parameters and biases decay too, as in the papers.
+        decay_all: whether BatchNorm's parameters and biases decay too, as in most papers.
+        smoothing: weight of the past in :class:`respipe.GradientSmoothing`; null leaves the gradients as they are.
     """
 
     momentum: Share = 0.9
     nesterov: bool = False
     weight_decay: NonNegative = 1e-4
     decay_all: bool = True
+    smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
 class LearningRate(Section):
@@ -123,6 +126,8 @@ class LearningRate(Section):
         milestones: first epochs that run with a lower rate.
         factor: of each step.
         warmup_epochs: over which the rate rises linearly from near 0.
+        scale: ``steps`` multiplies ``peak`` by the run's mean batch over ``data.batch_size``, ``samples`` by the mean
+            over its samples; see :func:`respipe.schedules.mean_batch_size`. Null leaves it as it is.
     """
 
     peak: Annotated[float, Field(gt=0)]
@@ -130,6 +135,7 @@ class LearningRate(Section):
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = ()
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: NonNegative = 0.0
+    scale: Literal["steps", "samples"] | None = None
 
 
 class Evaluation(Section):
@@ -140,12 +146,15 @@ class Evaluation(Section):
         every: epochs between evaluations; the last epoch is always evaluated.
         batch_size: global batch size.
         crop: of the evaluation images.
+        calibration_batches: training batches by which BatchNorm's statistics are measured at each size for a second
+            evaluation after the last epoch; null for none.
     """
 
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
     every: Count = 1
     batch_size: Count = 256
     crop: CropChoice = CropChoice(name="CenterCrop")
+    calibration_batches: Count | None = None
 
 
 class Runtime(Section):
@@ -155,13 +164,13 @@ class Runtime(Section):
         device: ``auto`` takes the GPU where there is one.
         backend: of the loader.
         num_threads: decoding threads per process; default: the cores it may use.
-        num_prefetch: batches decoded ahead.
+        num_prefetch: batches of the largest size decoded ahead, or as many smaller ones as take the same memory.
         checkpoint_steps: also save every so many steps within an epoch; null saves after each epoch only.
         tensorboard: write TensorBoard logs too.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    backend: Literal["auto", "dali", "ffcv", "reference"] = "auto"
+    backend: Literal["auto", "dali", "ffcv", "reference", "tiles"] = "auto"
     num_threads: Count | None = None
     num_prefetch: Count = 3
     checkpoint_steps: Count | None = None
@@ -189,7 +198,7 @@ class Recipe(Section):
     epochs: Count
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Precision = "auto"
     channels_last: bool = True
     optimizer: Optimizer = Optimizer()
     runtime: Runtime = Runtime()

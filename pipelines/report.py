@@ -58,10 +58,13 @@ def speed_table(epochs: Sequence[Epoch]) -> Table:
 
 
 def accuracy_table(epochs: Sequence[Epoch]) -> Table:
-    """Best and last accuracy by evaluation size."""
-    table = Table("evaluated at", "last top-1", "best top-1", title="Accuracy")
+    """Best and last accuracy by evaluation size, and that with BatchNorm calibrated where it was measured."""
+    calibrated: Epoch = epochs[-1].get("calibrated", {}) if epochs else {}
+    more = ("last, BatchNorm calibrated",) if calibrated else ()
+    table = Table("evaluated at", "last top-1", "best top-1", *more, title="Accuracy")
     for column in table.columns:
         column.justify = "right"
     for size, (best, last) in best_and_last(epochs).items():
-        table.add_row(f"{size} px", f"{last:.2%}", f"{best:.2%}")
+        cells = [f"{calibrated[str(size)]['top1']:.2%}"] if calibrated else []
+        table.add_row(f"{size} px", f"{last:.2%}", f"{best:.2%}", *cells)
     return table

@@ -13,14 +13,15 @@ ends as if it had never been killed: nothing depends on hidden random state, bec
 each step on its own.
 
 ``log.jsonl`` holds one JSON object a line. Shares are in 0..1, times in seconds; ``seconds`` is the training time of an
-epoch, ``elapsed`` that of the run with evaluation. A resumed run may write an epoch again: the later line counts. ::
+epoch, ``elapsed`` that of the run with evaluation. ``calibrated`` has the form of ``eval`` and is there in the last
+epoch, where the recipe asks for it. A resumed run may write an epoch again: the later line counts. ::
 
     {"event": "start", "recipe": {...}, "schedule": "TRD(...)", "world_size": 1, "device": "cpu", "backend": "ffcv",
-     "num_samples": 50000, "steps_per_epoch": 390, "macs": {"32": 9e7, "16": 2e7}}
+     "num_samples": 50000, "steps_per_epoch": 390, "num_steps": 63960, "lr_scale": 1.0, "macs": {"32": 9e7, "16": 2e7}}
     {"event": "resume", "epoch": 3, "step": 0}
     {"event": "epoch", "epoch": 0, "seconds": 9.1, "elapsed": 9.9, "train_loss": 2.1, "lr": 0.1,
      "sizes": {"32": {"steps": 390, "images": 49920, "seconds": 9.1, "wait_seconds": 0.1, "images_per_second": 5486}},
-     "eval": {"32": {"top1": 0.3, "top5": 0.8, "loss": 1.9}}}
+     "eval": {"32": {"top1": 0.3, "top5": 0.8, "loss": 1.9}}, "calibrated": {...}}
     {"event": "end", "elapsed": 99.0, "top1": {"32": {"best": 0.9, "last": 0.9}}}
 """
 
@@ -48,10 +49,13 @@ import respipe
 from pipelines import report
 from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
 from pipelines.distributed import Process, process_group, share_buffers, wrap
+from pipelines.evaluation import Accuracies, evaluate_calibrated, evaluate_sizes
 from pipelines.metrics import EpochMeter, RunLog
 from pipelines.models import build_model
-from pipelines.optimization import build_optimizer, learning_rate
+from pipelines.optimization import batch_scale, build_optimizer, learning_rate
+from pipelines.precision import autocast
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.warmup import warm_up
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.storage.dataset import Dataset
 
@@ -66,12 +70,14 @@ class Run:
         recipe: what it was made from.
         process: its place among the processes.
         output: folder of checkpoint and log.
+        data: training data.
         val: validation data, or None.
         loader: of the training data.
         model: the network itself.
         parallel: the network as it is trained, with gradients averaged over processes.
         criterion: logits and labels to mean loss.
         optimizer: its learning rate is set before each step.
+        lr_scale: what the recipe's learning rates are multiplied by.
         scaler: of the loss, for float16 only.
         history: the epochs so far, as in the log.
         elapsed: seconds before ``started``.
@@ -81,12 +87,14 @@ class Run:
     recipe: Recipe
     process: Process
     output: Path
+    data: str
     val: str | None
     loader: respipe.Loader
     model: nn.Module
     parallel: nn.Module
     criterion: nn.Module
     optimizer: torch.optim.Optimizer
+    lr_scale: float
     scaler: torch.amp.GradScaler
     history: list[dict[str, Any]] = field(default_factory=list)
     elapsed: float = 0.0
@@ -169,12 +177,14 @@ def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, out
         recipe=recipe,
         process=process,
         output=output,
+        data=data,
         val=val,
         loader=loader,
         model=model,
         parallel=wrap(model, process),
         criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
         optimizer=build_optimizer(model, recipe.optimizer),
+        lr_scale=batch_scale(recipe, num_samples=len(loader.dataset)),
         scaler=torch.amp.GradScaler(process.device.type, enabled=recipe.precision == "float16"),
     )
 
@@ -241,6 +251,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
 def train(run: Run, console: Console, meter: EpochMeter | None) -> None:
     """Train all epochs that are left."""
     run.output.mkdir(parents=True, exist_ok=True)
+    if run.process.device.type == "cuda" and run.loader.epoch < run.recipe.epochs:
+        warm_up(run.parallel, run.loader.warmup_shapes(), run.recipe.precision)
     log = open_log(run)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -250,7 +262,7 @@ def train(run: Run, console: Console, meter: EpochMeter | None) -> None:
                 run.loader.set_epoch(epoch)
                 record = train_epoch(run, epoch, meter or EpochMeter(run.process), progress, bar)
                 meter = None
-                record["eval"] = evaluate(run, epoch, progress, bar)
+                record |= evaluate(run, epoch, progress, bar)
                 record["elapsed"] = run.seconds()
                 run.history.append(record)
                 if log is not None:
@@ -284,6 +296,8 @@ def open_log(run: Run) -> RunLog | None:
             backend=run.loader.backend,
             num_samples=len(run.loader.dataset),
             steps_per_epoch=run.loader.num_steps(0),
+            num_steps=run.loader.total_steps(run.recipe.epochs),
+            lr_scale=run.lr_scale,
             macs={str(size): count(size) for size in run.loader.schedule.sizes},
         )
     return log
@@ -299,7 +313,7 @@ def train_epoch(run: Run, epoch: int, meter: EpochMeter, progress: Progress, bar
     for images, labels in run.loader:
         meter.batch_arrived(images.shape[-1])
         step = run.loader.step - 1
-        rate = learning_rate(
+        rate = run.lr_scale * learning_rate(
             recipe.learning_rate, epoch=epoch, step=step, num_steps=num_steps, num_epochs=recipe.epochs
         )
         seed_step(recipe.seed, epoch, step, run.process.rank)
@@ -324,7 +338,7 @@ def train_step(run: Run, images: torch.Tensor, labels: torch.Tensor, rate: float
     """One step of the optimizer; returns the mean loss."""
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    with autocast(run):
+    with autocast(run.recipe.precision, run.process.device):
         loss = run.criterion(run.parallel(images), labels)
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
@@ -333,41 +347,30 @@ def train_step(run: Run, images: torch.Tensor, labels: torch.Tensor, rate: float
     return loss
 
 
-def autocast(run: Run) -> torch.autocast:
-    """The precision that the recipe asks for."""
-    device, precision = run.process.device.type, run.recipe.precision
-    if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "float32"
-    dtype = torch.float16 if precision == "float16" else torch.bfloat16
-    return torch.autocast(device, dtype=dtype, enabled=precision != "float32")
-
-
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     """Give what a step draws (dropout and the like) a seed of its own, so that resuming needs no random state."""
     words = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(words[0]))
 
 
-def evaluate(run: Run, epoch: int, progress: Progress, bar: TaskID) -> dict[str, dict[str, float]]:
-    """Accuracy at the recipe's sizes, or nothing in epochs without evaluation."""
-    recipe = run.recipe.evaluation
-    if run.val is None or ((epoch + 1) % recipe.every and epoch + 1 < run.recipe.epochs):
-        return {}
+def evaluate(run: Run, epoch: int, progress: Progress, bar: TaskID) -> dict[str, Accuracies]:
+    """An epoch's accuracy at the recipe's sizes: ``eval``, empty in epochs without, and ``calibrated`` if asked for."""
+    recipe, is_last = run.recipe.evaluation, epoch + 1 == run.recipe.epochs
+    if run.val is None or ((epoch + 1) % recipe.every and not is_last):
+        return {"eval": {}}
     share_buffers(run.model, run.process)
     progress.reset(bar, description="evaluating")
-    with autocast(run):
-        results = respipe.evaluate(
-            run.model,
-            run.val,
-            recipe.sizes,
-            batch_size=recipe.batch_size,
-            backend=run.recipe.runtime.backend,
-            normalize=run.recipe.data.normalize,
-            crop=recipe.crop.build(),
-            num_threads=run.recipe.runtime.num_threads,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+
+    def show(done: int, total: int) -> None:
+        progress.update(bar, completed=done, total=total)
+
+    results = {"eval": evaluate_sizes(run.model, run.recipe, run.val, sizes=recipe.sizes, on_progress=show)}
+    num_batches = recipe.calibration_batches
+    if is_last and num_batches is not None:
+        results["calibrated"] = evaluate_calibrated(
+            run.model, run.recipe, run.val, data=run.data, num_batches=num_batches, on_progress=show
         )
-    return {str(result.size): {"top1": result.top1, "top5": result.top5, "loss": result.loss} for result in results}
+    return results
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from torch import nn
 
-from pipelines.optimization import build_optimizer, learning_rate
-from pipelines.recipe import LearningRate, Optimizer
+from pipelines.optimization import batch_scale, build_optimizer, learning_rate
+from pipelines.recipe import LearningRate, Optimizer, Recipe, load_recipe
 
 
 def rate(recipe: LearningRate, epoch: int, step: int, *, num_steps: int = 10, num_epochs: int = 20) -> float:
@@ -55,3 +56,26 @@ def test_frozen_parameters_are_left_out() -> None:
     model.bias.requires_grad_(False)
     (group,) = build_optimizer(model, Optimizer()).param_groups
     assert [id(parameter) for parameter in group["params"]] == [id(model.weight)]
+
+
+def mixed(scale: str) -> Recipe:
+    options = [f"learning_rate.scale={scale}", "epochs=2", "data.batch_size=10"]
+    return load_recipe(
+        "mixsize_cifar10_b", [*options, "schedule.regime=[[32, 0.5], [16, 0.5]]", "schedule.base_size=32"]
+    )
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("null", 1.0), ("steps", 1.6), ("samples", 2.5)])
+def test_rate_is_scaled_by_the_mean_batch_asked_for(scale: str, expected: float) -> None:
+    # Of 800 samples, 40 steps of 10 and 10 steps of 40.
+    assert batch_scale(mixed(scale), num_samples=800) == expected
+
+
+def test_smoothing_belongs_to_the_optimizer_and_its_state() -> None:
+    model = nn.Linear(3, 2)
+    plain, smoothed = (build_optimizer(model, Optimizer(smoothing=alpha)) for alpha in (None, 0.5))
+    assert "gradient_smoothing" not in plain.state_dict()
+    model(torch.ones(1, 3)).sum().backward()
+    smoothed.step()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
+    assert smoothed.state_dict()["gradient_smoothing"]["mean_norm"] == pytest.approx(norm)

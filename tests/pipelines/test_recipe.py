@@ -8,15 +8,18 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.models import build_model
+from pipelines.optimization import batch_scale
 from pipelines.recipe import RECIPES, load_recipe
 from respipe.sampling.crops import RandomCrop, WholeImage
-from respipe.schedules import TRD, Constant
+from respipe.schedules import TRD, Constant, MixSize
+from respipe.schedules.usage import usage
 
 ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def test_the_recipes_that_the_readme_names_are_there() -> None:
-    assert {"trd_imagenet", "trd_cifar10", "baseline_imagenet", "baseline_cifar10", "demo"} <= set(ALL)
+    mixsize = {f"mixsize_{data}_{kind}" for data in ("imagenet", "cifar10") for kind in "bd"}
+    assert {"trd_imagenet", "trd_cifar10", "baseline_imagenet", "baseline_cifar10", "demo", *mixsize} <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -27,7 +30,7 @@ def test_every_recipe_plans_all_its_epochs_and_its_model_takes_every_size(name: 
         step.sizes
         for epoch in range(recipe.epochs)
         for step in set(
-            schedule.steps(epoch, num_samples=5 * recipe.data.batch_size, batch_size=recipe.data.batch_size)
+            schedule.steps(epoch, num_samples=50 * recipe.data.batch_size, batch_size=recipe.data.batch_size)
         )
     }
     assert sizes == {(size,) for size in schedule.sizes}
@@ -64,6 +67,40 @@ def test_trd_cifar10_is_the_papers_augmentation() -> None:
     assert recipe.build_schedule().sizes == (32, 16)
 
 
+@pytest.mark.parametrize(
+    ("name", "regime", "num_samples", "num_steps"),
+    [
+        ("mixsize_imagenet_b", "S144", 1_281_167, 168_750),
+        ("mixsize_imagenet_d", "S144", 1_281_167, 450_180),
+        ("mixsize_cifar10_b", "S28", 50_000, 109_200),
+        ("mixsize_cifar10_d", "S28", 50_000, 156_000),
+    ],
+)
+def test_mixsize_recipes_take_the_papers_numbers_of_steps(
+    name: str, regime: str, num_samples: int, num_steps: int
+) -> None:
+    recipe = load_recipe(name)
+    schedule = recipe.build_schedule()
+    assert isinstance(schedule, MixSize)
+    assert schedule.regime == regime
+    used = usage(schedule, num_epochs=recipe.epochs, num_samples=num_samples, batch_size=recipe.data.batch_size)
+    assert used.num_steps == num_steps
+    # Larger batches come with a larger learning rate and smoothed gradients; more copies with neither.
+    is_b_plus = name.endswith("_b")
+    assert batch_scale(recipe, num_samples=num_samples) == pytest.approx(
+        {"mixsize_imagenet_b": 2.669, "mixsize_cifar10_b": 1.431}.get(name, 1.0), rel=2e-3
+    )
+    assert (recipe.optimizer.smoothing is not None) == is_b_plus
+    assert recipe.evaluation.calibration_batches == 200
+
+
+def test_mixsize_cifar10_is_the_papers_crop_resized() -> None:
+    for name in ("mixsize_cifar10_b", "mixsize_cifar10_d"):
+        recipe = load_recipe(name)
+        assert recipe.data.crop.build() == RandomCrop(32, padding=4)
+        assert recipe.evaluation.crop.build() == WholeImage()
+
+
 def test_overrides_reach_nested_fields_and_parse_yaml() -> None:
     recipe = load_recipe(
         "trd_cifar10",
@@ -97,6 +134,9 @@ def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
         ("evaluation.sizes=[]", r"`evaluation.sizes`: .*at least 1 item"),
         ("precision=int8", r"`precision`: .*; got 'int8'"),
         ("learning_rate.decay=exponential", r"`learning_rate.decay`"),
+        ("learning_rate.scale=epochs", r"`learning_rate.scale`: .*; got 'epochs'"),
+        ("optimizer.smoothing=1", r"`optimizer.smoothing`: .*less than 1; got 1"),
+        ("evaluation.calibration_batches=0", r"`evaluation.calibration_batches`: .*; got 0"),
         ("epochs", r"`--set` must be key=value; got 'epochs'"),
         ("epochs=[", r"`RECIPE` must be YAML"),
     ],
