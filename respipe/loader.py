@@ -37,8 +37,9 @@ class Loader:
 
     Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
     tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64. B is this rank's share of
-    the step's global batch. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the local batch, which
-    names its step, samples, boxes and flips.
+    the step's global batch, times the copies of each sample that the schedule asks for: independent crops of it, which
+    are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the local batch, which names its
+    step, samples, boxes and flips.
 
     In training every epoch is a new permutation and incomplete batches are left out. In evaluation (``training=False``)
     each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.
