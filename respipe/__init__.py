@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
     from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
+    from respipe.training.all_sizes import AllSizes as AllSizes
+    from respipe.training.distillation import MRED as MRED
     from respipe.training.duplicates import average_duplicates as average_duplicates
     from respipe.training.gradients import GradientSmoothing as GradientSmoothing
 
@@ -31,8 +33,10 @@ __version__ = "0.1.0"
 
 # Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
 _HOMES = {
+    "AllSizes": "respipe.training.all_sizes",
     "GradientSmoothing": "respipe.training.gradients",
     "Loader": "respipe.loader",
+    "MRED": "respipe.training.distillation",
     "adapt": "respipe.model.adapter",
     "average_duplicates": "respipe.training.duplicates",
     "calibrate_batchnorm": "respipe.model.calibration",
@@ -46,6 +50,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "MRED",
+    "AllSizes",
     "GradientSmoothing",
     "Loader",
     "__version__",
