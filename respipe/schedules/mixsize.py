@@ -37,8 +37,8 @@ class MixSize:
         rounding: of batch sizes: "exact", to the nearest that ``batch_multiple`` allows, as the released code does; or
             "pow2_ceil", to the next power of two times the base batch, which gives the paper's numbers of steps.
         batch_multiple: batch sizes are multiples of it, so that as many ranks can share them. Default: a 32nd of the
-            base batch where that divides it (8 for 256), else the next smaller divisor. The plan never depends on the
-            number of ranks.
+            base batch where that divides it (8 for 256), else the next smaller divisor; 1 for base batches up to 64.
+            The plan never depends on the number of ranks.
         max_budget: at least 1: the most pixels of a step, in base steps.
         weighting: what the probabilities are shares of. "samples": of the samples of each epoch, exactly up to
             rounding down; the steps of all sizes come in random order. "steps": of the steps, each drawn on its own;

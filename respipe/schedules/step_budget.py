@@ -11,8 +11,10 @@ from respipe.schedules.step import Step
 Grow = Literal["batch", "duplicates", "both"]
 Rounding = Literal["exact", "pow2_ceil"]
 
-# Unless told otherwise, batch sizes are multiples of the largest divisor of the base batch up to this share of it: fine
-# enough to keep the budget, and any number of ranks with that many base samples each can share every batch.
+# A base batch up to this size is taken for that of one device, as in the released code, which rounds per device. For
+# larger ones batch sizes are multiples of the largest divisor up to a 32nd, unless told otherwise: fine enough to keep
+# the budget, and any number of ranks with 32 base samples each can share every batch.
+_ONE_DEVICE = 64
 _SAMPLES_PER_PART = 32
 
 
@@ -36,7 +38,7 @@ class StepBudget:
         rounding: of batch sizes: "exact" to the nearest multiple of ``batch_multiple``; "pow2_ceil" to ``batch_size``
             times a power of two, upwards and never below ``batch_size``. Copies are rounded to the nearest number.
         batch_multiple: batch sizes are multiples of it; None: the largest divisor of ``batch_size`` of which 32 or more
-            fit into it.
+            fit into it, or 1 where ``batch_size`` is at most 64.
         max_budget: most pixels of a step, as a multiple of the base step's; where rounding exceeds it, copies and then
             samples are taken away.
 
@@ -64,7 +66,7 @@ class StepBudget:
         """What batch sizes are multiples of."""
         if self.batch_multiple is not None:
             return self.batch_multiple
-        largest = max(1, self.batch_size // _SAMPLES_PER_PART)
+        largest = self.batch_size // _SAMPLES_PER_PART if self.batch_size > _ONE_DEVICE else 1
         return next(number for number in range(largest, 0, -1) if self.batch_size % number == 0)
 
     def step(self, size: int) -> Step:
