@@ -11,8 +11,8 @@ class FfcvBackend(CompiledBackend):
     """Decodes ``.beton`` files, respipe's own and those of FFCV's writer, on CPU threads that hold no GIL.
 
     Stock FFCV compiles one pipeline per size, draws its own crops and ignores the decoder's return code. This backend
-    calls the same decoder from a loop over the batch which takes sizes and boxes as data. JPEGs with restart markers
-    are cut first, so that no more is decoded than the crop needs.
+    calls the libjpeg-turbo that FFCV is linked with from a loop over the batch which takes sizes and boxes as data.
+    JPEGs with restart markers are cut first, so that no more is decoded than the crop needs.
 
     Args:
         dataset: an open ``.beton``.

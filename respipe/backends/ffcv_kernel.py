@@ -6,6 +6,7 @@ import ctypes
 import importlib.machinery
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -28,23 +29,27 @@ def _ffcv_library() -> ctypes.CDLL:
     raise ImportError("no installed package named ffcv contains its native library _libffcv")
 
 
-# A symbol that the linker resolves keeps the compiled loop cacheable on disk; a ctypes pointer would not.
-llvmlite.binding.add_symbol("respipe_ffcv_imdecode", ctypes.cast(_ffcv_library().imdecode, ctypes.c_void_p).value or 0)
-# Returns 0 on success. Arguments: source and its length, height and width to decode to, destination, crop height and
-# width, crop offsets x and y, scale numerator and denominator, whether to crop, whether to flip.
-_imdecode = types.ExternalFunction(
-    "respipe_ffcv_imdecode",
-    types.int32(
-        types.uintp,
-        types.uint64,
-        types.uint32,
-        types.uint32,
-        types.uintp,
-        *[types.uint32] * 6,
-        types.int32,
-        types.int32,
-    ),
-)
+def _function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Any:
+    """A function of a library, or of one that it is linked with, for use in compiled code.
+
+    A symbol that the linker resolves keeps the compiled loop cacheable on disk; a ctypes pointer would not.
+    """
+    try:
+        address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    except AttributeError as error:
+        raise ImportError(f"FFCV's native library is not linked with libjpeg-turbo's {name}") from error
+    symbol = f"respipe_{name}"
+    llvmlite.binding.add_symbol(symbol, address or 0)
+    return types.ExternalFunction(symbol, result(*arguments))
+
+
+_LIBRARY = _ffcv_library()
+# FFCV's own function around this decoder asks it for an inverse DCT that is less exact, and no faster.
+_new_decoder = _function(_LIBRARY, "tjInitDecompress", types.uintp)
+_free_decoder = _function(_LIBRARY, "tjDestroy", types.int32, types.uintp)
+# Returns 0 on success. Arguments: decoder, source and its length, destination, width, bytes per row (0 for no padding),
+# height, pixel format (0 for RGB), flags.
+_decompress = _function(_LIBRARY, "tjDecompress2", types.int32, *[types.uintp] * 4, *[types.int32] * 5)
 
 # libjpeg-turbo writes aligned rows of pixels past the processor's caches; resizing wants them there.
 _SHIFT = 8
@@ -71,6 +76,22 @@ def decode_images(
     Returns:
         the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
     """
+    decoder = _new_decoder()
+    failed = _decode_rows(decoder, memory, stored, boxes, hulls, flips, outputs)
+    _free_decoder(decoder)
+    return failed
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _decode_rows(
+    decoder: int,
+    memory: NDArray[np.uint8],
+    stored: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    hulls: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    outputs: tuple[NDArray[np.uint8], ...],
+) -> int:
     pixels = np.empty(_SHIFT + max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)[_SHIFT:]
     encoded = np.empty(stored[:, 1].max(), np.uint8)
     box, box_hull = np.empty(4, np.float64), np.empty(4, np.int64)
@@ -85,7 +106,7 @@ def decode_images(
             image[top:bottom] = data.reshape(height, width, 3)[top:bottom]
         else:
             # Decode no more than the crop needs: what was cut out becomes the image, and the box moves with it.
-            top, left, height, width = _decode_crop(data, height, width, hulls[i], encoded, pixels)
+            top, left, height, width = _decode_crop(decoder, data, height, width, hulls[i], encoded, pixels)
             if height == 0:
                 return i
             image = pixels[: 3 * height * width].reshape(height, width, 3)
@@ -100,6 +121,7 @@ def decode_images(
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _decode_crop(
+    decoder: int,
     data: NDArray[np.uint8],
     height: int,
     width: int,
@@ -110,6 +132,7 @@ def _decode_crop(
     """Decode the part of a JPEG that a crop needs; all of it, where it cannot be cut.
 
     Args:
+        decoder: libjpeg-turbo's.
         data: the JPEG.
         height, width: its recorded size.
         box_hull: (4,) the crop's integer hull.
@@ -126,5 +149,5 @@ def _decode_crop(
     if found.status == CUT:
         top, left, height, width = found.top, found.left, found.height, found.width
         source, length = encoded.ctypes.data, found.length
-    code = _imdecode(source, length, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0)
+    code = _decompress(decoder, source, length, pixels.ctypes.data, width, 0, height, 0, 0)
     return top, left, height if code == 0 else 0, width
