@@ -25,7 +25,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
 
     Each layer's mean and unbiased variance become the plain averages of those of the batches, every batch weighing the
     same (MixSize, arXiv 1908.08986). A model trained at several sizes needs it before it is evaluated at one of them;
-    one trained at a single size loses by it. As in the paper, take training samples with their usual crops::
+    the paper's models of a single size lost by it. As there, take training samples with their usual crops::
 
         with respipe.Loader("train.beton", Constant(160), batch_size=256) as loader:
             respipe.calibrate_batchnorm(model, loader)
