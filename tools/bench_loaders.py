@@ -110,6 +110,7 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="of each loader, or worker processes; and cores")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--level-margin", type=float, default=1.0, help="of respipe's loaders")
     parser.add_argument("--rounds", type=int, default=5, help="times that each loader is visited at each size")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a visit")
     parser.add_argument("--crops", type=int, default=200, help="crops that PSNR is measured on; 0 leaves it out")
@@ -150,6 +151,7 @@ def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Sett
         ),
         batch_size=arguments.batch_size,
         num_threads=arguments.threads,
+        level_margin=arguments.level_margin,
     )
     loaders: dict[str, LoaderProcess] = {}
     for name in names:
@@ -192,7 +194,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     words = ["python", "tools/bench_loaders.py", "DATA", "--sizes", ",".join(map(str, arguments.sizes))]
     if arguments.loaders:
         words += ["--loaders", ",".join(arguments.loaders)]
-    for option in ("threads", "batch_size", "rounds", "seconds", "crops"):
+    for option in ("threads", "batch_size", "level_margin", "rounds", "seconds", "crops"):
         words += [f"--{option.replace('_', '-')}", f"{getattr(arguments, option):g}"]
     return shlex.join([*words, *(["--rsnet"] if arguments.rsnet else [])])
 
@@ -206,6 +208,7 @@ def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[
         "sizes": list(arguments.sizes),
         "threads": arguments.threads,
         "batch_size": arguments.batch_size,
+        "level_margin": arguments.level_margin,
         "rounds": arguments.rounds,
         "seconds_per_visit": arguments.seconds,
         "crops_for_psnr": arguments.crops,

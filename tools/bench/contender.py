@@ -27,12 +27,14 @@ class Settings:
         files: prepared files by name; see :mod:`tools.bench.prepare`.
         batch_size: images per batch.
         num_threads: decoding threads, or worker processes where the loader has no threads.
+        level_margin: of respipe's loaders, see :class:`respipe.Loader`.
     """
 
     data: Path
     files: Mapping[str, Path]
     batch_size: int
     num_threads: int
+    level_margin: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

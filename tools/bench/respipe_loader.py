@@ -57,6 +57,7 @@ class Respipe:
             dtype=torch.uint8,
             normalize=None,
             num_threads=self._settings.num_threads,
+            level_margin=self._settings.level_margin,
         ) as loader:
             while True:
                 yield from loader
@@ -98,7 +99,7 @@ class Respipe:
 
     def _bytes_read(self, dataset: Dataset, plan: BatchPlan) -> list[int]:
         """Encoded bytes that each crop of a plan is decoded from."""
-        routed = route(dataset.levels, plan)
+        routed = route(dataset.levels, plan, margin=self._settings.level_margin)
         hulls = hull(routed.boxes)
         stored = [
             dataset.encoded(index, level)
@@ -109,7 +110,11 @@ class Respipe:
         return [len(cut(data.tobytes(), box)[0]) for data, box in zip(stored, hulls.tolist(), strict=True)]
 
     def _engine_options(self) -> dict[str, Any]:
-        return {"device": torch.device("cpu"), "num_threads": self._settings.num_threads, "level_margin": 1.0}
+        return {
+            "device": torch.device("cpu"),
+            "num_threads": self._settings.num_threads,
+            "level_margin": self._settings.level_margin,
+        }
 
 
 @dataclass(frozen=True)
