@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode
 from tests.memory_dataset import MemoryDataset, jpeg_bytes, smooth_image
 
 SHAPES = [(96, 128), (128, 96), (64, 64), (150, 90), (40, 56), (80, 200), (33, 47)]
@@ -23,10 +25,24 @@ def tiled() -> MemoryDataset:
     return MemoryDataset(SHAPES, fractions=(0.5, 0.25), tiled=True)
 
 
+def tiled_kinds() -> MemoryDataset:
+    """Tiled JPEGs of every subsampling and of several restart intervals, as ``respipe convert --keep pixels`` has them."""
+    return _of_encoded(
+        [
+            encode(smooth_image(*shape, seed=i), subsampling=SUBSAMPLINGS[i % len(SUBSAMPLINGS)], interval=1 + i // 4)
+            for i, shape in enumerate(SHAPES)
+        ],
+        tiled=True,
+    )
+
+
 def grayscale() -> MemoryDataset:
     """JPEGs of one channel."""
-    dataset = MemoryDataset(SHAPES)
-    encoded = [jpeg_bytes(smooth_image(*shape, seed=i).convert("L")) for i, shape in enumerate(SHAPES)]
+    return _of_encoded([jpeg_bytes(smooth_image(*shape, seed=i).convert("L")) for i, shape in enumerate(SHAPES)])
+
+
+def _of_encoded(encoded: list[NDArray[np.uint8]], *, tiled: bool = False) -> MemoryDataset:
+    dataset = MemoryDataset(SHAPES, tiled=tiled)
     sizes = np.array([len(data) for data in encoded], np.int64)
     dataset.levels = (dataclasses.replace(dataset.levels[0], offsets=np.cumsum(sizes) - sizes, sizes=sizes),)
     dataset.memory = np.concatenate(encoded)

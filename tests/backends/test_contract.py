@@ -81,6 +81,7 @@ SOURCES = [
     "converted",
     "pyramid",
     "tiled",
+    "tiled_kinds",
     "grayscale",
     pytest.param("jpg", marks=needs_ffcv),
     pytest.param("raw", marks=needs_ffcv),
@@ -91,7 +92,7 @@ SOURCES = [
 def dataset(source: str, request: pytest.FixtureRequest) -> Iterator[Dataset]:
     if source in ("jpeg_folder", "converted"):
         opened = open_dataset(request.getfixturevalue(source))
-    elif source in ("pyramid", "tiled", "grayscale"):
+    elif source in ("pyramid", "tiled", "tiled_kinds", "grayscale"):
         opened = getattr(sources, source)()
     else:
         opened = open_dataset(request.getfixturevalue("ffcv_files")[source])
