@@ -26,7 +26,7 @@ def tiled() -> MemoryDataset:
 
 
 def tiled_kinds() -> MemoryDataset:
-    """Tiled JPEGs of every subsampling and of several restart intervals, as ``respipe convert --keep pixels`` has them."""
+    """Tiled JPEGs of every subsampling and several restart intervals, as ``respipe convert --keep pixels`` has them."""
     return _of_encoded(
         [
             encode(smooth_image(*shape, seed=i), subsampling=SUBSAMPLINGS[i % len(SUBSAMPLINGS)], interval=1 + i // 4)
