@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from respipe.model.side import side_of
+
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 _CHILD, _HOOKS = "per_size", "batchnorm_hooks"
@@ -181,7 +183,7 @@ def _per_size(norm: BatchNorm) -> StatisticsPerSize | None:
 
 def _lend(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Before the model's forward pass."""
-    side = _side(args, kwargs)
+    side = side_of(args, kwargs)
     for norm in model.modules():
         if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
             per_size.lend(norm, side)
@@ -192,10 +194,3 @@ def _take_back(model: nn.Module, *_: object) -> None:
     for norm in model.modules():
         if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
             per_size.take_back(norm)
-
-
-def _side(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.ndim == 4:
-            return min(value.shape[2:])
-    raise TypeError("`model` must be called with a tensor of (N, C, H, W) images to choose statistics by; got none.")
