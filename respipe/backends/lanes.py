@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 cgutils: Any = untyped_cgutils
 
-ROWS = 4
+ROWS = 8
 """Rows that are weighed together, to share the weights and the work of looping."""
 
 PIXELS = 2
