@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from respipe.loader import Loader as Loader
     from respipe.model.adapter import adapt as adapt
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
+    from respipe.model.extraction import extract as extract
     from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
     from respipe.training.all_sizes import AllSizes as AllSizes
@@ -43,6 +44,7 @@ _HOMES = {
     "convert": "respipe.conversion",
     "cost": "respipe.schedules.cost",
     "evaluate": "respipe.evaluation",
+    "extract": "respipe.model.extraction",
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",
     "schedules": "respipe.schedules",
@@ -61,6 +63,7 @@ __all__ = [
     "convert",
     "cost",
     "evaluate",
+    "extract",
     "inspect",
     "open_dataset",
     "schedules",

@@ -11,35 +11,48 @@ from torch import nn
 
 from respipe.errors import NoEffectWarning
 from respipe.model import trace
+from respipe.model.batchnorm import make_batchnorm_per_size
+from respipe.model.kernels import make_kernels_pooled
 from respipe.model.pooling import make_pooling_adaptive
+from respipe.schedules.lowmode import LowMode
+from respipe.schedules.rsnet import RSNet
 from respipe.schedules.step import Schedule
 
 logger = logging.getLogger(__name__)
 
-BatchNorm = Literal["auto", "shared"]
-Kernels = Literal["auto", "full"]
+BatchNorm = Literal["auto", "shared", "per_size"]
+Kernels = Literal["auto", "full", "pooled"]
 
 
 def adapt(
     model: nn.Module, schedule: Schedule, *, batchnorm: BatchNorm = "auto", kernels: Kernels = "auto"
 ) -> nn.Module:
-    """Let ``model`` take images of every size of ``schedule``, in place.
+    """Let ``model`` take images of every size of ``schedule``, in place, and go by the size of those it is given.
 
-    Global average pooling of a fixed size becomes adaptive (TRD's only change to the model); then the model is tried,
-    without its weights, at every size. Parameters, buffers and their names stay, so that checkpoints fit before and
-    after. Call it before wrapping the model (compilation, ``DistributedDataParallel``).
+    Global average pooling of a fixed size becomes adaptive, BatchNorm gets what it needs for each size, and kernels are
+    pooled where the schedule wants it; then the model is tried, without its weights, at every size. At the largest size
+    it computes what it did before. What it has keeps its name, so that checkpoints from before can be loaded;
+    :func:`respipe.extract` makes a plain model of it again.
+
+    Call it before the optimizer is made, which is to have all parameters, and before the model is wrapped (compilation,
+    ``DistributedDataParallel``).
 
     Args:
         model: takes (N, 3, S, S) images, built for ``schedule.base_size``.
         schedule: names the sizes that the model will be given.
-        batchnorm: "shared", one set of statistics for all sizes, is what today's schedules ask for, so "auto" means it.
-        kernels: "full", the kernels as they are, is what today's schedules ask for, so "auto" means it.
+        batchnorm: "shared": one set of statistics, weights and biases for all sizes. "per_size": a set for each, as
+            :func:`respipe.model.batchnorm.make_batchnorm_per_size` describes. "auto": per size for RSNet and LowMode,
+            else shared.
+        kernels: "full": as they are. "pooled": smaller at the sizes below ``schedule.base_size``, as
+            :func:`respipe.model.kernels.make_kernels_pooled` describes; for other layers or sums call that yourself and
+            pass "full". "auto": pooled for LowMode, else full.
 
     Returns:
         ``model`` itself.
 
     Raises:
-        ValueError: the model cannot take one of the sizes; the message names the size and what the model said.
+        ValueError: the model cannot take one of the sizes; the message names the size and what the model said. Or the
+            model was adapted before to what is asked for again.
 
     Warns:
         NoEffectWarning: the model needed no change.
@@ -55,9 +68,18 @@ def adapt(
         raise ValueError(_cannot_take(schedule.base_size, error)) from error
     _try_sizes(model, schedule.sizes)
     _warn_about_ragged_maps(model, schedule)
-    if replaced:
-        logger.info("replaced fixed average pooling by adaptive: %s", ", ".join(replaced))
-    else:
+    divided = _divide_batchnorm(model, schedule, batchnorm)
+    pooled = _pool_kernels(model, schedule, kernels)
+    if pooled:
+        _try_sizes(model, schedule.sizes)  # without max-pooling, maps are larger
+    for change, layers in (
+        ("replaced fixed average pooling by adaptive", replaced),
+        (f"keep BatchNorm for each of {_join(schedule.sizes)} px", divided),
+        ("pool kernels below the base size", pooled),
+    ):
+        if layers:
+            logger.info("%s: %s", change, ", ".join(layers))
+    if not (replaced or divided or pooled):
         warnings.warn(
             f"`adapt` changed nothing: {type(model).__name__} already takes every size of the schedule, "
             f"{_join(schedule.sizes)} px. Nothing needs to be done.",
@@ -65,6 +87,17 @@ def adapt(
             stacklevel=2,
         )
     return model
+
+
+def _divide_batchnorm(model: nn.Module, schedule: Schedule, batchnorm: BatchNorm) -> tuple[str, ...]:
+    wanted = isinstance(schedule, RSNet | LowMode) if batchnorm == "auto" else batchnorm == "per_size"
+    return make_batchnorm_per_size(model, schedule.sizes, affine=True) if wanted else ()
+
+
+def _pool_kernels(model: nn.Module, schedule: Schedule, kernels: Kernels) -> tuple[str, ...]:
+    wanted = isinstance(schedule, LowMode) if kernels == "auto" else kernels == "pooled"
+    low_sizes = [size for size in schedule.sizes if size < schedule.base_size]
+    return make_kernels_pooled(model, schedule.base_size, low_sizes) if wanted and low_sizes else ()
 
 
 def _try_sizes(model: nn.Module, sizes: tuple[int, ...]) -> None:

@@ -1,23 +1,21 @@
-"""BatchNorm with running statistics of its own for every image size."""
+"""BatchNorm with statistics, and where wanted weights, of its own for every image size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from respipe.model.batchnorm_sets import BatchNorm, BatchNormSet, BatchNormSets
 from respipe.model.side import side_of
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 _CHILD, _HOOKS = "per_size", "batchnorm_hooks"
 """Names of what is added to every BatchNorm and to the model."""
 
 
-def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int]) -> tuple[str, ...]:
+def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: bool = False) -> tuple[str, ...]:
     """Let every BatchNorm of ``model`` keep running statistics of its own for each of ``sizes``, in place.
 
     Each call of the model picks by the side of its images: of the first (N, C, H, W) tensor that it is given, the
@@ -30,12 +28,21 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int]) -> tuple[str
     such as ``layer1.0.bn1.per_size.160.running_mean``. Call it before wrapping the model (compilation,
     ``DistributedDataParallel``); only one thread at a time may run the model.
 
+    With ``affine`` weights and biases are private to each size as well: the BatchNorm of RS-Nets (arXiv 2007.09558).
+    What the model has now then belongs to the largest size, and each other one begins as a copy of it, with names such
+    as ``layer1.0.bn1.per_size.160.weight``. In evaluation, sides between two sizes get all tensors interpolated between
+    theirs, variances included, and sides beyond get those of the nearest size. Where a step has one size only, the
+    parameters of the others get no gradient: ``DistributedDataParallel`` must be told ``find_unused_parameters=True``.
+
+    Checkpoints of the model as it was can be loaded: each size that they have no tensors for takes the plain ones.
+
     Args:
         model: takes (N, C, H, W) images.
         sizes: sides in pixels.
+        affine: private weights and biases beside private statistics.
 
     Returns:
-        the names of the changed layers; empty where no BatchNorm keeps running statistics.
+        the names of the changed layers; empty where no BatchNorm has anything to keep.
 
     Raises:
         ValueError: there is no size, one is less than 1 or named twice, or a layer has statistics per size already.
@@ -43,17 +50,21 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int]) -> tuple[str
     sizes = tuple(sorted(sizes))
     if not sizes or sizes[0] < 1 or len(set(sizes)) < len(sizes):
         raise ValueError(f"`sizes` must be different sides in pixels, at least one of them; got {sizes}.")
-    norms = tracking_batchnorms(model)
+    tracking = tracking_batchnorms(model)
+    norms = {name: norm for name, norm in _batchnorms(model).items() if name in tracking or (affine and norm.affine)}
     for name, norm in norms.items():
         if _per_size(norm) is not None:
             raise ValueError(
                 f"`model` must have one set of statistics in each BatchNorm; layer {name!r} has several. Undo them "
                 "with `make_batchnorm_shared` first."
             )
+    own_size = sizes[-1] if affine else None
     for norm in norms.values():
-        norm.add_module(_CHILD, StatisticsPerSize({str(size): RunningStatistics(norm) for size in sizes}))
+        sets = {size: BatchNormSet(norm, affine=affine) for size in sizes if size != own_size}
+        norm.add_module(_CHILD, BatchNormSets(sets, own_size))
     if norms:
         hooks = (
+            model.register_load_state_dict_pre_hook(_complete_state),
             model.register_forward_pre_hook(_lend, with_kwargs=True),
             model.register_forward_hook(_take_back, always_call=True),
         )
@@ -66,7 +77,8 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
 
     Args:
         model: that it was called with.
-        size: side in pixels whose statistics every layer is to keep; default: those from before.
+        size: side in pixels whose tensors every layer is to keep; default: the model's own, which are those from before
+            or, with private weights, those of the largest size.
 
     Returns:
         the names of the changed layers; empty where there was nothing to undo.
@@ -74,19 +86,21 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
     Raises:
         ValueError: there are no statistics of that size, or ``model`` is not the one.
     """
-    found = {
-        name: (norm, per_size) for name, norm in tracking_batchnorms(model).items() if (per_size := _per_size(norm))
-    }
+    found = divided_batchnorms(model)
     hooks = cast(tuple[RemovableHandle, ...], getattr(model, _HOOKS, ()))
     if bool(found) != bool(hooks):
         raise ValueError(
             "`model` must be the one that `make_batchnorm_per_size` was called with; got a part of it, or a model that "
             "it is part of. Pass the same."
         )
+    for _, per_size in found.values():
+        if size is not None and size not in per_size.sizes:
+            raise ValueError(
+                f"`size` must be one of {', '.join(map(str, per_size.sizes))} px, which have statistics; got {size}."
+            )
     for norm, per_size in found.values():
         if size is not None:
-            norm.load_state_dict(per_size.at(size).state_dict(), strict=False)
-    for norm, _ in found.values():
+            per_size.keep(norm, size)
         delattr(norm, _CHILD)
     for hook in hooks:
         hook.remove()
@@ -95,12 +109,17 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
     return tuple(found)
 
 
+def divided_batchnorms(model: nn.Module) -> dict[str, tuple[BatchNorm, BatchNormSets]]:
+    """Every BatchNorm of a model that keeps something per size, with what it keeps, by its name."""
+    return {name: (norm, per_size) for name, norm in _batchnorms(model).items() if (per_size := _per_size(norm))}
+
+
 def tracking_batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
     """Every BatchNorm of a model that keeps running statistics, by its name."""
     return {
-        name: module
-        for name, module in cast(Iterable[tuple[str, nn.Module]], model.named_modules())
-        if isinstance(module, BatchNorm) and module.track_running_stats and module.running_mean is not None
+        name: norm
+        for name, norm in _batchnorms(model).items()
+        if norm.track_running_stats and norm.running_mean is not None
     }
 
 
@@ -116,69 +135,25 @@ def statistics_holders(model: nn.Module) -> dict[str, nn.Module]:
     return holders
 
 
-class RunningStatistics(nn.Module):
-    """What a BatchNorm knows of its inputs at one size: buffers with the names that the BatchNorm has for its own.
-
-    Args:
-        norm: whose present statistics are copied.
-    """
-
-    def __init__(self, norm: BatchNorm) -> None:
-        super().__init__()
-        for name, buffer in norm.named_buffers(recurse=False):
-            self.register_buffer(name, buffer.clone())
+def _batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    return {name: module for name, module in modules if isinstance(module, BatchNorm)}
 
 
-class StatisticsPerSize(nn.ModuleDict):
-    """All :class:`RunningStatistics` of one BatchNorm, by side in pixels. A child of it, so that state names stay."""
-
-    _own: dict[str, torch.Tensor | None] | None = None  # the BatchNorm's own buffers while it has borrowed others
-
-    def at(self, size: int) -> RunningStatistics:
-        """The statistics of one size.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if str(size) not in self:
-            raise ValueError(f"`size` must be one of {', '.join(self)} px, which have statistics; got {size}.")
-        return cast(RunningStatistics, self[str(size)])
-
-    def nearest(self, side: int) -> RunningStatistics:
-        """The statistics of the nearest size, of two equally near the larger."""
-        return self.at(min((int(size) for size in self), key=lambda size: (abs(size - side), -size)))
-
-    def lend(self, norm: BatchNorm, side: int) -> None:
-        """Give the BatchNorm the statistics for images of a side, until :meth:`take_back`.
-
-        Raises:
-            ValueError: it is to be trained at a side that is none of the sizes.
-        """
-        self.take_back(norm)  # a call that was interrupted has not
-        if norm.training and str(side) not in self:
-            raise ValueError(
-                f"`images` must have one of the sides {', '.join(self)} px in training, because BatchNorm keeps "
-                f"statistics for these; got {side} px. Name it to `make_batchnorm_per_size` too."
-            )
-        chosen = self.nearest(side)
-        self._own = dict(_buffers(norm))
-        _buffers(norm).update(_buffers(chosen))
-
-    def take_back(self, norm: BatchNorm) -> None:
-        """Give the BatchNorm its own statistics again."""
-        if self._own is not None:
-            _buffers(norm).update(self._own)
-            self._own = None
-
-
-def _buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
-    # Through the attributes it would take a millisecond for each call of a deep network.
-    return module._buffers  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-
-def _per_size(norm: BatchNorm) -> StatisticsPerSize | None:
+def _per_size(norm: BatchNorm) -> BatchNormSets | None:
     child = dict(norm.named_children()).get(_CHILD)
-    return child if isinstance(child, StatisticsPerSize) else None
+    return child if isinstance(child, BatchNormSets) else None
+
+
+def _complete_state(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Before a state is loaded: sizes without tensors in it take the plain ones."""
+    for name, (_norm, per_size) in divided_batchnorms(model).items():
+        plain = f"{prefix}{name}." if name else prefix
+        for size, one in per_size.items():
+            own = f"{plain}{_CHILD}.{size}."
+            tensors = one.state_dict().keys()
+            if not any(own + tensor in state_dict for tensor in tensors):
+                state_dict |= {own + key: state_dict[plain + key] for key in tensors if plain + key in state_dict}
 
 
 def _lend(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ import torch.distributed
 from torch import nn
 
 from respipe.errors import NoEffectWarning
-from respipe.model.batchnorm import BatchNorm, statistics_holders, tracking_batchnorms
+from respipe.model.batchnorm import statistics_holders, tracking_batchnorms
+from respipe.model.batchnorm_sets import BatchNorm
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance of what enters each BatchNorm, (C,) each, by the name of the module that has them as buffers."""

@@ -59,11 +59,15 @@ class PooledConv2d(nn.Conv2d):
         if self.padding_mode != "zeros" and max(height, width) > 0:
             input = F.pad(input, (width, width, height, height), mode=self.padding_mode)
             height = width = 0
-        matrix = cast(torch.Tensor, getattr(self, self.active.buffer))
+        weight = self.pooled_weight(self.active)
+        return F.conv2d(input, weight, self.bias, self.stride, (height, width), self.dilation, self.groups)
+
+    def pooled_weight(self, pooling: Pooling) -> torch.Tensor:
+        """The pooled kernels, (C', C / groups, h', w')."""
+        matrix = cast(torch.Tensor, getattr(self, pooling.buffer))
         # No matrix product, because kernels are pooled once per batch: it would count as work for every image.
         weight = (self.weight.flatten(2).unsqueeze(2) * matrix).sum(-1)
-        weight = torch.unflatten(weight, 2, self.active.kernel_size)
-        return F.conv2d(input, weight, self.bias, self.stride, (height, width), self.dilation, self.groups)
+        return torch.unflatten(weight, 2, pooling.kernel_size)
 
 
 class DroppableMaxPool2d(nn.MaxPool2d):
@@ -138,6 +142,25 @@ def pool_kernel(conv: nn.Conv2d, ratios: Mapping[int, float], *, reduce: Reduce)
     _change_class(conv, PooledConv2d)
     pooled = cast(PooledConv2d, conv)
     pooled.poolings, pooled.active = poolings, None
+
+
+@torch.no_grad()
+def convolution_at(conv: PooledConv2d, side: int) -> nn.Conv2d:
+    """A plain convolution with the pooled kernel that ``conv`` has at a side in pixels. It shares the bias."""
+    pooling = conv.poolings[side]
+    weight, kernel_size, padding = conv.pooled_weight(pooling), pooling.kernel_size, pooling.padding
+    if min(padding) < 0:  # no plain convolution cuts its input: zeros around the pooled kernel have the same effect
+        height, width = ((full - pooled) // 2 for full, pooled in zip(conv.kernel_size, kernel_size, strict=True))
+        weight, kernel_size = F.pad(weight, (width, width, height, height)), conv.kernel_size
+        padding = cast(Pair, conv.padding)
+    made = nn.Conv2d(
+        conv.in_channels, conv.out_channels, cast(Pair, kernel_size), stride=cast(Pair, conv.stride), padding=padding,
+        dilation=cast(Pair, conv.dilation), groups=conv.groups, bias=False, padding_mode=conv.padding_mode,
+        device="meta",
+    )  # fmt: skip
+    made.weight = nn.Parameter(weight, conv.weight.requires_grad)
+    made.bias = conv.bias
+    return made
 
 
 def make_droppable(maxpool: nn.MaxPool2d, sides: Iterable[int]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import warnings
+from typing import Any
 
 import pytest
 import timm
@@ -10,8 +12,9 @@ from torch import nn
 
 from respipe.errors import NoEffectWarning
 from respipe.model.adapter import adapt, total_stride
+from respipe.model.pooled_layers import PooledConv2d
 from respipe.model.resnet_cifar import ResNetCifar
-from respipe.schedules import TRD, Constant, Progressive
+from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule
 from tests.model.test_pooling import FixedPoolNet
 
 TORCHVISION = ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "efficientnet_b0"]
@@ -59,6 +62,64 @@ def test_adapting_twice_warns_that_nothing_was_left_to_do() -> None:
     model = adapt(FixedPoolNet(), Constant(32))
     with pytest.warns(NoEffectWarning):
         adapt(model, Constant(32))
+
+
+def per_size(model: nn.Module) -> set[str]:
+    """Sides that BatchNorms have tensors for, beside their own."""
+    return {name.split("per_size.")[1].split(".")[0] for name in model.state_dict() if "per_size." in name}
+
+
+def pooled_at(model: nn.Module) -> set[int]:
+    """Sides at which kernels are pooled."""
+    return {side for one in model.modules() if isinstance(one, PooledConv2d) for side in one.poolings}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "sizes", "pooled"),
+    [
+        (RSNet((32, 24, 16)), {}, {"24", "16"}, set()),
+        (LowMode(32), {}, {"16"}, {16}),
+        (LowMode(32), {"batchnorm": "shared"}, set(), {16}),
+        (LowMode(32), {"kernels": "full"}, {"16"}, set()),
+        (RSNet((32, 16)), {"batchnorm": "shared", "kernels": "pooled"}, set(), {16}),
+        (MixSize("S28"), {"batchnorm": "per_size"}, {"32", "24", "16"}, set()),
+        (TRD(32, (24, 16, 8), 0.5), {"kernels": "pooled"}, set(), {16, 8}),  # at 24 px 3 x 3 stays 3 x 3
+        (TRD(32, 16, 0.5), {"batchnorm": "per_size", "kernels": "pooled"}, {"16"}, {16}),
+    ],
+)
+def test_schedule_decides_what_changes_unless_told(
+    schedule: Schedule, options: dict[str, Any], sizes: set[str], pooled: set[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ResNetCifar(8, width=4, num_classes=3)
+    with caplog.at_level(logging.INFO), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert adapt(model, schedule, **options) is model
+    assert (per_size(model), pooled_at(model)) == (sizes, pooled)
+    assert ("keep BatchNorm for each of" in caplog.text) == bool(sizes)
+    assert ("pool kernels below the base size: stages.0.0" in caplog.text) == bool(pooled)
+    for size in schedule.sizes:
+        model(torch.randn(2, 3, size, size)).sum().backward()
+
+
+@pytest.mark.parametrize("schedule", [RSNet((32, 16)), LowMode(32)])
+def test_full_size_is_computed_as_before(schedule: Schedule) -> None:
+    torch.manual_seed(0)
+    model, images = ResNetCifar(8, width=4, num_classes=3), torch.randn(4, 3, 32, 32)
+    expected, names = model(images), list(model.state_dict())
+    assert torch.equal(adapt(model, schedule)(images), expected)
+    assert [name for name in model.state_dict() if ".per_size." not in name] == names
+
+
+def test_network_without_batchnorm_needs_no_change_for_rsnet() -> None:
+    with pytest.warns(NoEffectWarning):
+        adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), RSNet((32, 16)))
+
+
+@pytest.mark.parametrize("schedule", [RSNet((32, 16)), LowMode(32)])
+def test_what_was_done_is_not_done_again(schedule: Schedule) -> None:
+    model = adapt(ResNetCifar(8, width=4), schedule)
+    with pytest.raises(ValueError, match="layer 'stem.1' has several"):
+        adapt(model, schedule)
 
 
 def test_transformer_with_fixed_grid_is_refused_with_the_remedy() -> None:
