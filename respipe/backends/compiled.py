@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from respipe.backends.outputs import OutputBuffers
 from respipe.backends.reference import corrupt_image
 from respipe.backends.threads import ThreadedBatches
 from respipe.sampling.boxes import hull
@@ -76,6 +77,7 @@ class CompiledBackend:
         self._damage = damage
         self._level_margin = level_margin
         self._batches = ThreadedBatches(num_threads, name=f"respipe-{name}")
+        self._outputs = OutputBuffers()
 
     @property
     def name(self) -> str:
@@ -87,8 +89,8 @@ class CompiledBackend:
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         stored = stored_images(self._dataset, plan, routed)
         hulls = hull(routed.boxes)
-        outputs = tuple(torch.empty((len(plan), size, size, 3), dtype=torch.uint8) for size in plan.step.sizes)
-        arrays = tuple(output.numpy() for output in outputs)
+        arrays = self._outputs.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
+        outputs = tuple(map(torch.from_numpy, arrays))
 
         def decode(start: int, stop: int) -> None:
             part = slice(start, stop)
