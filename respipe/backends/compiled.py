@@ -90,7 +90,7 @@ class CompiledBackend:
         stored = stored_images(self._dataset, plan, routed)
         hulls = hull(routed.boxes)
         arrays = self._outputs.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
-        outputs = tuple(map(torch.from_numpy, arrays))
+        outputs = tuple(torch.from_numpy(array) for array in arrays)
 
         def decode(start: int, stop: int) -> None:
             part = slice(start, stop)

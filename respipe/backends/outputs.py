@@ -17,8 +17,8 @@ _MOST_FREE = 8
 class OutputBuffers:
     """Hands out uint8 arrays and takes their memory back.
 
-    The system clears fresh memory page by page when it is first written to, which can cost a large batch a third of the
-    time to decode it. All buffers are as large as the largest batch so far, so that batches of changing sizes share them.
+    The system clears fresh memory page by page when it is first written to, which can cost a large batch a third of
+    the time to decode it. All buffers are as large as the largest batch so far: batches of changing sizes share them.
     """
 
     def __init__(self) -> None:
