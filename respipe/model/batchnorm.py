@@ -141,7 +141,7 @@ def _batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
 
 
 def _per_size(norm: BatchNorm) -> BatchNormSets | None:
-    child = dict(norm.named_children()).get(_CHILD)
+    child = norm._modules.get(_CHILD)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - asked in every call
     return child if isinstance(child, BatchNormSets) else None
 
 

@@ -52,6 +52,8 @@ class BatchNormSets(nn.ModuleDict):
 
     def tensors(self, norm: BatchNorm, side: int) -> Tensors:
         """What ``norm``, which borrows nothing now, is to compute with for images of a side."""
+        if str(side) in self:
+            return _tensors(self[str(side)])
         sizes = self.sizes
         if self.own_size is None:
             return _tensors(self[str(min(sizes, key=lambda size: (abs(size - side), -size)))])

@@ -168,11 +168,13 @@ def _routed(model: nn.Module) -> dict[str, PooledConv2d | DroppableMaxPool2d]:
 def _enter(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Before the model's forward pass."""
     side = side_of(args, kwargs)
-    for module in _routed(model).values():
-        module.enter(side)
+    for module in model.modules():
+        if isinstance(module, PooledConv2d | DroppableMaxPool2d):
+            module.enter(side)
 
 
 def _leave(model: nn.Module, *_: object) -> None:
     """After the model's forward pass, also if it failed: layers called by themselves are plain."""
-    for module in _routed(model).values():
-        module.active = None
+    for module in model.modules():
+        if isinstance(module, PooledConv2d | DroppableMaxPool2d):
+            module.active = None

@@ -118,7 +118,7 @@ def test_network_without_batchnorm_needs_no_change_for_rsnet() -> None:
 @pytest.mark.parametrize("schedule", [RSNet((32, 16)), LowMode(32)])
 def test_what_was_done_is_not_done_again(schedule: Schedule) -> None:
     model = adapt(ResNetCifar(8, width=4), schedule)
-    with pytest.raises(ValueError, match="layer 'stem.1' has several"):
+    with pytest.raises(ValueError, match=r"layer 'stem.1' has several"):
         adapt(model, schedule)
 
 
