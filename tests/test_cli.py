@@ -138,6 +138,14 @@ def test_plan_relates_cost_by_area_and_counted_to_the_base_size() -> None:
     assert cost["counted"]["gmacs_per_image"] > cost["area"]["gmacs_per_image"]
 
 
+def test_plan_counts_low_steps_with_pooled_kernels() -> None:
+    run_options = ("--epochs", "2", "--num-samples", "100", "--batch-size", "10", "--model", "resnet18")
+    cost = report_of("plan", "LowMode(32, probability=(0, 1))", *run_options)["cost"]
+    # 1000 classes instead of the 10 with which a low step takes 0.130 of a full one.
+    assert cost["counted"]["relative_to_base_size"] == pytest.approx((1 + 0.142) / 2, abs=0.002)
+    assert cost["area"]["relative_to_base_size"] == pytest.approx((1 + 1 / 4) / 2)
+
+
 def write_recipe(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -201,7 +209,7 @@ def test_wrong_recipe_is_refused_naming_the_field(tmp_path: Path, text: str, mes
 def test_model_that_cannot_take_a_size_is_refused() -> None:
     result = run("plan", "Constant(225)", "--model", "vit_b_16")
     assert result.exit_code == 2
-    assert "`model` must take images of 225 px" in error_of(result)
+    assert "`model` must take images of every size of the schedule; at 225 px" in error_of(result)
 
 
 def test_plan_as_text_shows_sizes_and_cost() -> None:

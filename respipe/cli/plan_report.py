@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def plan_report(outline: Outline) -> dict[str, Any]:
     schedule = outline.schedule
     run = {name: getattr(outline, name) for name in ("num_epochs", "num_samples", "batch_size")}
     used = usage(schedule, **run)
-    counted = _counted(outline, used.sizes)
+    counted = _counted(outline)
     costs = {"area": by_area(counted(schedule.base_size), schedule.base_size), "counted": counted}
     means = {rule: mean_macs(schedule, macs, **run) for rule, macs in costs.items()}
     return {
@@ -87,20 +88,18 @@ def _ranges(epochs: NDArray[np.int64]) -> list[list[int]]:
     return [[int(run[0]), int(run[-1])] for run in runs if len(run)]
 
 
-def _counted(outline: Outline, sizes: tuple[int, ...]) -> Macs:
-    """The model's cost, already counted at every size."""
+def _counted(outline: Outline) -> Macs:
+    """The cost of the model as the schedule needs it, which takes every size of the schedule."""
     import torch
 
+    from respipe.model.adapter import adapt
     from respipe.schedules.cost import counted
 
     with torch.device("meta"):
-        macs = counted(_build_model(outline.model, outline.model_options))
-    for size in (outline.schedule.base_size, *sizes):
-        try:
-            macs(size)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"`model` must take images of {size} px; {outline.model} does not: {error}") from error
-    return macs
+        model = _build_model(outline.model, outline.model_options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a stride that does not divide, or no need of changes
+        return counted(adapt(model, outline.schedule, batchnorm="shared"))  # which costs the same
 
 
 def _build_model(name: str, options: Mapping[str, Any]) -> Module:

@@ -72,13 +72,12 @@ def adapt(
     pooled = _pool_kernels(model, schedule, kernels)
     if pooled:
         _try_sizes(model, schedule.sizes)  # without max-pooling, maps are larger
-    for change, layers in (
-        ("replaced fixed average pooling by adaptive", replaced),
-        (f"keep BatchNorm for each of {_join(schedule.sizes)} px", divided),
-        ("pool kernels below the base size", pooled),
-    ):
-        if layers:
-            logger.info("%s: %s", change, ", ".join(layers))
+    if replaced:
+        logger.info("replaced fixed average pooling by adaptive: %s", ", ".join(replaced))
+    if divided:
+        logger.info("%d BatchNorms have a set for each of %s px", len(divided), _join(schedule.sizes))
+    if pooled:
+        logger.info("%d convolutions pool their kernels below %d px", len(pooled), schedule.base_size)
     if not (replaced or divided or pooled):
         warnings.warn(
             f"`adapt` changed nothing: {type(model).__name__} already takes every size of the schedule, "

@@ -12,6 +12,8 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
+from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from respipe.model.batchnorm import make_batchnorm_per_size, make_batchnorm_shared
@@ -276,6 +278,23 @@ def test_layers_without_statistics_or_without_weights_have_what_they_have_per_si
         *("1.num_batches_tracked", "1.per_size.4.num_batches_tracked"),
     }
     assert model(images(4)).shape == (4, 3, 4, 4)
+
+
+def test_quantized_weights_are_trained_with_batchnorm_of_each_size() -> None:
+    """Fake quantisation of the shared weights, which RS-Nets are trained with too."""
+    model = private().train()
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for conv in convs:
+        observer = MovingAveragePerChannelMinMaxObserver
+        quantize = FakeQuantize(observer, -8, 7, dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
+        parametrize.register_parametrization(conv, "weight", quantize)
+    for size in SIZES:
+        model(images(size)).square().sum().backward()
+    assert all(norm.get_parameter("per_size.16.weight").grad is not None for norm in norms_of(model))
+    assert all(len(row.unique()) <= 16 for conv in convs for row in conv.weight)
+    restored = copy.deepcopy(model).eval()
+    restored.load_state_dict(model.state_dict())
+    assert all(same(restored, model.eval(), images(size)) for size in (*SIZES, 20))
 
 
 def test_compiled_model_has_one_graph_for_each_size() -> None:
