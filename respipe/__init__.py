@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from respipe.training.all_sizes import AllSizes as AllSizes
     from respipe.training.distillation import MRED as MRED
     from respipe.training.duplicates import average_duplicates as average_duplicates
+    from respipe.training.flips import flip_each_size as flip_each_size
     from respipe.training.gradients import GradientSmoothing as GradientSmoothing
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _HOMES = {
     "cost": "respipe.schedules.cost",
     "evaluate": "respipe.evaluation",
     "extract": "respipe.model.extraction",
+    "flip_each_size": "respipe.training.flips",
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",
     "schedules": "respipe.schedules",
@@ -64,6 +66,7 @@ __all__ = [
     "cost",
     "evaluate",
     "extract",
+    "flip_each_size",
     "inspect",
     "open_dataset",
     "schedules",

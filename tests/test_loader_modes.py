@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from respipe.schedules import Constant, LowMode, RSNet
+import respipe
+from respipe.model.resnet_cifar import ResNetCifar
+from respipe.schedules import Constant, LowMode, RSNet, Schedule
 from tests.loaders import make
 from tests.memory_dataset import MemoryDataset
 
@@ -30,3 +32,21 @@ def test_low_steps_have_small_images_and_say_so(dataset: MemoryDataset) -> None:
     with make(dataset, LowMode(32)) as loader:
         seen = [(spec.step.mode, images.shape[-1]) for _ in range(3) for images, _, spec in loader]
     assert set(seen) == {("full", 32), ("low", 16)}
+
+
+@pytest.mark.parametrize("schedule", [RSNet((32, 16)), LowMode(32, probability=0.5)])
+def test_adapted_network_learns_from_its_batches(dataset: MemoryDataset, schedule: Schedule) -> None:
+    torch.manual_seed(0)
+    model = respipe.adapt(ResNetCifar(8, width=4, num_classes=2), schedule)
+    loss = respipe.MRED(len(schedule.steps(0, num_samples=21, batch_size=4)[0].sizes))
+    both = respipe.AllSizes(model, loss)
+    before = {name: parameter.detach().clone() for name, parameter in both.named_parameters()}
+    optimizer = torch.optim.SGD([{"params": model.parameters()}, loss.parameter_group()], lr=0.1)
+    with make(dataset, schedule, with_spec=False) as loader:
+        for _ in range(2):
+            for images, labels in loader:
+                optimizer.zero_grad()
+                both(images, labels % 2).backward()
+                optimizer.step()
+    still = {name for name, parameter in both.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == (set() if isinstance(schedule, RSNet) else {"criterion.alpha"})
