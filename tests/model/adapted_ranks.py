@@ -24,7 +24,7 @@ def train_rsnet(rank: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     both = AllSizes(adapt(ResNetCifar(8, width=4, num_classes=3), RSNet((16, 8))), MRED(2))
     optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
-    parallel = nn.parallel.DistributedDataParallel(both, broadcast_buffers=False)
+    parallel = nn.parallel.DistributedDataParallel(both)
     for _ in range(2):
         optimizer.zero_grad()
         parallel((images(16, rank), images(8, rank)), torch.tensor([0, 1, 2, 0])).backward()
@@ -36,7 +36,7 @@ def train_low_mode(rank: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = adapt(ResNetCifar(8, width=4, num_classes=3), LowMode(16))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     for size in (16, 8, 8):
         optimizer.zero_grad()
         parallel(images(size, rank)).square().sum().backward()

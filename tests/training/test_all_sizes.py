@@ -7,6 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from respipe.model.adapter import adapt
+from respipe.model.resnet_cifar import ResNetCifar
+from respipe.schedules import RSNet
 from respipe.training.all_sizes import AllSizes
 from respipe.training.distillation import MRED
 
@@ -65,6 +68,28 @@ def test_recomputing_leaves_gradients_statistics_and_random_state_as_without(aut
     torch.testing.assert_close(recomputed, plain)
     assert recomputed["model.1.num_batches_tracked"] == 3
     assert all(value.abs().max() > 0 for name, value in plain.items() if name.startswith("gradient"))
+
+
+def adapted() -> nn.Module:
+    """Private BatchNorm and pooled kernels: a pass at one size must not see what another one left."""
+    torch.manual_seed(0)
+    return adapt(ResNetCifar(8, width=4, num_classes=3), RSNet(SIZES), kernels="pooled")
+
+
+def test_recomputing_works_with_adapted_networks() -> None:
+    plain, recomputed = (step(AllSizes(adapted(), MRED(3), recompute=recompute)) for recompute in (False, True))
+    torch.testing.assert_close(recomputed, plain)
+    for name in ("stem.1", "stem.1.per_size.12", "stem.1.per_size.8"):
+        assert recomputed[f"model.{name}.num_batches_tracked"] == 1
+        assert plain[f"gradient of model.{name}.weight"].abs().max() > 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_adapted_networks_are_compiled(recompute: bool) -> None:
+    expected = step(AllSizes(adapted(), MRED(3)))
+    model = torch.compile(adapted(), backend="eager", dynamic=False)
+    found = step(AllSizes(model, MRED(3), recompute=recompute))
+    torch.testing.assert_close({name.replace("_orig_mod.", ""): value for name, value in found.items()}, expected)
 
 
 def test_recomputing_holds_the_activations_of_one_size_at_a_time() -> None:
