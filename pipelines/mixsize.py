@@ -4,7 +4,7 @@ Trains one network three times, for as many epochs and thus as many images: at t
 and with MixSize D+, which shows several crops of an image where it is small. Then compares accuracy at several sizes,
 with the BatchNorm statistics that training left and with such as were calibrated at each size.
 
-By default a small network and few epochs, about a quarter of an hour on two CPU cores with ``.beton`` files, which
+By default a small network and few epochs, half an hour or less on two CPU cores with ``.beton`` files, which
 ``respipe convert`` makes. With ``--full`` ResNet-44 and 200 epochs, as in Table 1 of the paper: see
 ``recipes/mixsize_cifar10_b.yaml``. The same command again goes on where it was stopped. What it leaves in ``--output``:
 
