@@ -26,7 +26,9 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
     Parameters stay shared and keep their names. The present statistics stay too: layers that are called by themselves
     instead of through ``model`` use them, and :func:`make_batchnorm_shared` returns to them. The new ones are buffers
     such as ``layer1.0.bn1.per_size.160.running_mean``. Call it before wrapping the model (compilation,
-    ``DistributedDataParallel``); only one thread at a time may run the model.
+    ``DistributedDataParallel``); only one thread at a time may run the model. Checkpointing of parts within the model
+    does not work with it, since these parts are run again outside of a call of ``model``; that of the whole model does
+    (:class:`respipe.AllSizes`).
 
     With ``affine`` weights and biases are private to each size as well: the BatchNorm of RS-Nets (arXiv 2007.09558).
     What the model has now then belongs to the largest size, and each other one begins as a copy of it, with names such
