@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, WholeImage
 from respipe.sampling.random_resized_crop import RandomResizedCrop
-from respipe.schedules import Schedule
+from respipe.schedules import RSNet, Schedule
 from respipe.schedules.registry import SCHEDULES, schedule_from_config
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -205,7 +205,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        self.build_schedule()
+        if isinstance(schedule := self.build_schedule(), RSNet):
+            raise ValueError(
+                f"`schedule` must have one size per step here; got {schedule!r}. Train several sizes at once with a "
+                "loop of your own: see respipe.AllSizes."
+            )
         return self
 
     def build_schedule(self) -> Schedule:

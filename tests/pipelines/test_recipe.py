@@ -129,6 +129,7 @@ def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
         ("schedule.participation=1.5", r"`participation` must lie between 0 and 1; got 1.5"),
         ("schedule.width=3", r"`schedule.width` must be a field of TRD"),
         ("schedule.name=Trd", r"`schedule.name` must be a known schedule; got 'Trd'"),
+        ("schedule={name: RSNet, sizes: [32, 16]}", r"`schedule` must have one size per step here; got RSNet"),
         ("data.crop={name: RandomCrop}", r"`data.crop`: RandomCrop cannot be built: .*'size'"),
         ("data.crop={name: Scissors}", r"`data.crop.name`: .*; got 'Scissors'"),
         ("evaluation.sizes=[]", r"`evaluation.sizes`: .*at least 1 item"),
