@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
@@ -64,6 +65,7 @@ def prefetch(
     thread = threading.Thread(
         target=_run, args=(produce, size_of, items, stopped), name="respipe-prefetch", daemon=True
     )
+    _running[thread] = stopped
     thread.start()
     try:
         while True:
@@ -74,11 +76,29 @@ def prefetch(
                 raise item.error
             yield item.value
     finally:
-        stopped.set()
-        # A thread that hangs in an engine cannot be ended; it is a daemon and is left behind.
-        thread.join(timeout=_JOIN_SECONDS)
-        if thread.is_alive():
-            logger.error("The prefetch thread did not end within %g s and is left behind.", _JOIN_SECONDS)
+        _stop(thread)
+
+
+# Threads that nobody has stopped yet, with what tells them to stop.
+_running: dict[threading.Thread, threading.Event] = {}
+
+
+def _stop(thread: threading.Thread) -> None:
+    stopped = _running.pop(thread, None)
+    if stopped is None:
+        return  # at the interpreter's exit, which came first
+    stopped.set()
+    # A thread that hangs in an engine cannot be ended; it is a daemon and is left behind.
+    thread.join(timeout=_JOIN_SECONDS)
+    if thread.is_alive():
+        logger.error("The prefetch thread did not end within %g s and is left behind.", _JOIN_SECONDS)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """An iteration that was left unfinished must not be in native code when the interpreter goes: that aborts."""
+    for thread in list(_running):
+        _stop(thread)
 
 
 def _run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -103,3 +105,17 @@ def test_a_thread_that_dies_silently_is_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("respipe.prefetch._run", lambda *_: None)
     with pytest.raises(WorkerLostError, match="died"):
         next(prefetch(lambda: iter(range(3)), capacity=1, stall_timeout=10))
+
+
+def test_leaving_the_interpreter_in_the_midst_ends_the_thread_first() -> None:
+    program = (
+        "import atexit, itertools, sys, threading\n"
+        "def check():\n"  # registered first, so called last
+        "    sys.stdout.write(' '.join(thread.name for thread in threading.enumerate()))\n"
+        "atexit.register(check)\n"
+        "from respipe.prefetch import prefetch\n"
+        "items = prefetch(itertools.count, capacity=3, stall_timeout=10)\n"
+        "next(items)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "MainThread", "")
