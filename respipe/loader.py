@@ -15,12 +15,13 @@ from respipe.batch_shapes import warn_past_recompile_limit
 from respipe.corruption import CorruptionGuard, OnCorrupt
 from respipe.decoding import decode_in_order
 from respipe.epoch_setter import EpochSetter
-from respipe.placement import Normalize, Placement, hand_over
+from respipe.placement import Normalize, Placement, check_device, hand_over
 from respipe.prefetch import prefetch
 from respipe.ranks import rank_and_world_size
 from respipe.run_plan import RunPlan
 from respipe.sampling import CenterCrop, Crop, RandomResizedCrop
 from respipe.sampling.plan import BatchPlan
+from respipe.schedules.checks import check_int
 from respipe.schedules.step import Schedule
 from respipe.state import LoaderState
 from respipe.storage.dataset import Dataset
@@ -52,7 +53,7 @@ class Loader:
         schedule: decides the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: random crops, flips and order; or the evaluation geometry.
-        backend: "auto", "ffcv", "dali" or "reference"; see ``respipe doctor``.
+        backend: "auto", "tiles", "ffcv", "dali" or "reference"; see ``respipe doctor``.
         device: where batches end up.
         dtype: of the images, ``torch.uint8`` for raw pixels.
         normalize: "imagenet", "cifar10", "cifar100", ``(mean, std)`` for values in 0..1, or None.
@@ -106,10 +107,10 @@ class Loader:
         world_size: int | None = None,
         with_spec: bool = False,
     ) -> None:
-        self._rank, world_size = rank_and_world_size(rank, world_size)
-        _check_arguments(schedule, batch_size, seed, flip_probability)
+        _check_arguments(schedule, batch_size, seed, flip_probability, crop, batch_transform)
         _check_prefetching(num_prefetch, prefetch_bytes)
-        self._placement = Placement(device=torch.device(device), dtype=dtype, normalize=normalize)
+        self._rank, world_size = rank_and_world_size(rank, world_size)
+        self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
         self._batch_transform = batch_transform
         self._num_prefetch, self._prefetch_bytes = num_prefetch, prefetch_bytes
         self._stall_timeout, self._with_spec = stall_timeout, with_spec
@@ -349,15 +350,25 @@ class Loader:
         return self._backend
 
 
-def _check_arguments(schedule: Schedule, batch_size: int, seed: int, flip_probability: float) -> None:
+def _check_arguments(
+    schedule: Schedule,
+    batch_size: int,
+    seed: int,
+    flip_probability: float,
+    crop: Crop | None,
+    batch_transform: BatchTransform | None,
+) -> None:
     if not isinstance(schedule, Schedule):
         raise TypeError(f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
+    check_int("batch_size", batch_size, least=1)
     if not 0 <= seed < 2**64:
         raise ValueError(f"`seed` must be in 0..2**64 - 1; got {seed}.")
     if not 0.0 <= flip_probability <= 1.0:
         raise ValueError(f"`flip_probability` must be in 0..1; got {flip_probability}.")
+    if crop is not None and not isinstance(crop, Crop):
+        raise TypeError(f"`crop` must be a crop such as respipe.sampling.RandomResizedCrop(); got {crop!r}.")
+    if batch_transform is not None and not callable(batch_transform):
+        raise TypeError(f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}.")
 
 
 def _check_prefetching(num_prefetch: int, prefetch_bytes: int | None) -> None:

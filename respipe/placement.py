@@ -17,6 +17,27 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 Normalize = str | tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
+def check_device(device: str | torch.device) -> torch.device:
+    """A device of this machine.
+
+    Raises:
+        ValueError: there is no such device, or none of that kind here.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be a device that torch knows; got {device!r}. Pass 'cpu' or 'cuda'."
+        ) from error
+    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= count:
+        raise ValueError(
+            f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} CUDA devices. Pass 'cpu', "
+            "or make the GPU visible."
+        )
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """What happens to a batch between decoding and the model.

@@ -25,6 +25,13 @@ class Mixed:
         return "Mixed()"
 
 
+class Greedy(Mixed):
+    """More samples than there are."""
+
+    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
+        return [Step((32,), num_samples), Step((16,), 1)]
+
+
 def make(dataset: MemoryDataset, schedule: Schedule = SCHEDULE, **options: Any) -> Loader:
     defaults: dict[str, Any] = {"batch_size": 4, "backend": "reference", "num_threads": 2, "with_spec": True, "seed": 7}
     return Loader(dataset, schedule, **(defaults | options))

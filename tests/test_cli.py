@@ -170,6 +170,17 @@ def test_plan_reads_a_recipe_and_options_overrule_it(tmp_path: Path) -> None:
     assert "num_epochs=4" in overruled["schedule"]
 
 
+@pytest.mark.parametrize(("normalize", "num_samples"), [("imagenet", 1_281_167), ("cifar10", 50_000)])
+def test_plan_counts_on_the_samples_of_the_data_that_a_recipe_is_for(
+    tmp_path: Path, normalize: str, num_samples: int
+) -> None:
+    data = {"batch_size": 128, "normalize": normalize}
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps({"schedule": {"name": "Constant", "size": 32}, "epochs": 2, "data": data}))
+    assert report_of("plan", recipe, "--model", "cifar:resnet8")["num_samples"] == num_samples
+    assert report_of("plan", recipe, "--model", "cifar:resnet8", "--num-samples", "640")["num_samples"] == 640
+
+
 @pytest.mark.parametrize("name", ["mine", "mine.yaml"])
 def test_plan_finds_a_recipe_by_name_from_a_folder_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -17,7 +17,7 @@ from respipe.errors import CorruptImageError, StateMismatchError, StorageError
 from respipe.loader import Loader
 from respipe.sampling import CenterCrop, RandomCrop
 from respipe.schedules import Constant, Schedule
-from tests.loaders import SCHEDULE, Mixed, flat, make
+from tests.loaders import SCHEDULE, Greedy, Mixed, flat, make
 from tests.memory_dataset import MemoryDataset
 
 
@@ -305,6 +305,12 @@ def test_state_of_another_run_is_refused(dataset: MemoryDataset, options: dict[s
         ({"rank": 0}, ValueError, "together"),
         ({"seed": -1}, ValueError, "`seed`"),
         ({"flip_probability": 1.5}, ValueError, "`flip_probability`"),
+        ({"batch_size": 4.5}, TypeError, "`batch_size`"),
+        ({"crop": 3}, TypeError, "`crop` must be a crop"),
+        ({"batch_transform": 4}, TypeError, "`batch_transform` must be callable"),
+        ({"device": "tpu"}, ValueError, "`device` must be a device that torch knows"),
+        ({"device": "cuda:99"}, ValueError, "`device` must be on this machine"),
+        ({"schedule": Greedy()}, ValueError, "`schedule` must use each sample at most once in an epoch"),
         ({"num_prefetch": 0}, ValueError, "`num_prefetch`"),
         ({"prefetch_bytes": 0}, ValueError, "`prefetch_bytes`"),
         ({"schedule": 224}, TypeError, "`schedule`"),

@@ -13,6 +13,7 @@ from respipe.schedules.step import Schedule
 _RECIPES = Path("pipelines", "recipes")
 _SUFFIXES = (".yaml", ".yml")
 _EPOCHS, _BATCH_SIZE = 90, 256
+_IMAGENET_SAMPLES, _CIFAR_SAMPLES = 1_281_167, 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,13 @@ class Outline:
     model_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def read_outline(source: str, *, epochs: int | None, num_samples: int, batch_size: int | None) -> Outline:
+def read_outline(source: str, *, epochs: int | None, num_samples: int | None, batch_size: int | None) -> Outline:
     """Read a schedule expression, a recipe by its path, or a recipe by its name in ``pipelines/recipes``.
 
     Args:
         source: the expression, path or name.
         epochs, batch_size: these count where given, whatever the recipe says.
-        num_samples: samples in the dataset.
+        num_samples: samples in the dataset; None for as many as ImageNet has, or CIFAR where the recipe normalises so.
 
     Raises:
         ValueError: there is no such recipe, or it or the expression is wrong; the message names the field.
@@ -54,19 +55,24 @@ def read_outline(source: str, *, epochs: int | None, num_samples: int, batch_siz
         epochs, batch_size = epochs or _EPOCHS, batch_size or _BATCH_SIZE
         schedule = schedule_from_expression(source, num_epochs=epochs)
         return Outline(
-            source=source, schedule=schedule, num_epochs=epochs, num_samples=num_samples, batch_size=batch_size
+            source=source,
+            schedule=schedule,
+            num_epochs=epochs,
+            num_samples=num_samples or _IMAGENET_SAMPLES,
+            batch_size=batch_size,
         )
     path = Path(source) if Path(source).is_file() else _named_recipe(source)
     try:
         recipe = _read_yaml(path)
         epochs = epochs or _positive(recipe, "epochs") or _EPOCHS
-        model = _mapping(recipe, "model")
+        model, data = _mapping(recipe, "model"), _mapping(recipe, "data")
+        like_cifar = str(data.get("normalize", "")).startswith("cifar")
         return Outline(
             source=str(path),
             schedule=schedule_from_config(_mapping(recipe, "schedule"), num_epochs=epochs),
             num_epochs=epochs,
-            num_samples=num_samples,
-            batch_size=batch_size or _positive(_mapping(recipe, "data"), "batch_size") or _BATCH_SIZE,
+            num_samples=num_samples or (_CIFAR_SAMPLES if like_cifar else _IMAGENET_SAMPLES),
+            batch_size=batch_size or _positive(data, "batch_size") or _BATCH_SIZE,
             model=str(model.get("name", Outline.model)),
             model_options=_mapping(model, "options"),
         )

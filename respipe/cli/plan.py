@@ -10,8 +10,6 @@ import typer
 from respipe.cli.arguments import AsJson
 from respipe.cli.console import write_json, write_line, write_table
 
-IMAGENET_SAMPLES = 1_281_167
-
 Source = Annotated[
     str,
     typer.Argument(
@@ -22,7 +20,14 @@ Source = Annotated[
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Length of the run. Default: the recipe's, else 90.", show_default=False)
 ]
-NumSamples = Annotated[int, typer.Option(min=1, help="Samples in the dataset. Default: as many as ImageNet has.")]
+NumSamples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Samples in the dataset. Default: ImageNet's 1,281,167, or CIFAR's 50,000 for recipes that say cifar.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Global batch size. Default: the recipe's, else 256.", show_default=False)
 ]
@@ -31,7 +36,7 @@ BatchSize = Annotated[
 def plan(
     source: Source,
     epochs: Epochs = None,
-    num_samples: NumSamples = IMAGENET_SAMPLES,
+    num_samples: NumSamples = None,
     batch_size: BatchSize = None,
     model: Annotated[
         str | None,

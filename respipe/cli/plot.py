@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from respipe.cli.console import write_line
-from respipe.cli.plan import IMAGENET_SAMPLES, BatchSize, Epochs, NumSamples, Source
+from respipe.cli.plan import BatchSize, Epochs, NumSamples, Source
 
 plot = typer.Typer(no_args_is_help=True, help="Draw a schedule, training runs or a benchmark.")
 
@@ -23,7 +23,7 @@ def plot_schedule_command(
     source: Source,
     output: Output,
     epochs: Epochs = None,
-    num_samples: NumSamples = IMAGENET_SAMPLES,
+    num_samples: NumSamples = None,
     batch_size: BatchSize = None,
 ) -> None:
     """Draw the sizes of a schedule and its cumulative cost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ Draws = Callable[[int], NDArray[np.float64]]
 """Number of a block of draws, from 0 -> (N, 4) float64 in [0, 1), one row per image. Blocks not asked for are free."""
 
 
+@runtime_checkable
 class Crop(Protocol):
     """Chooses crop boxes. A value: its ``repr`` names every field. An image's box depends on its own row only."""
 

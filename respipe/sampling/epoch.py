@@ -186,7 +186,11 @@ def _plan(
     batch_sizes, duplicates, sizes = shapes.T
     first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
     first_image = np.concatenate([[0], np.cumsum(batch_sizes * duplicates)])
-    assert first_sample[-1] <= len(order), "an epoch uses each sample at most once"
+    if first_sample[-1] > len(order):
+        raise ValueError(
+            f"`schedule` must use each sample at most once in an epoch; epoch {epoch} has steps for {first_sample[-1]} "
+            f"samples of {len(order)}. Return fewer steps."
+        )
     samples = order[: first_sample[-1]]
     copies = np.repeat(duplicates, batch_sizes)
     request = ImageRequest(

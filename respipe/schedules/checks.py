@@ -30,7 +30,7 @@ def check_sequence(name: str, value: object) -> Sequence[Any]:
         TypeError: it is a string or no sequence.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"`{name}` must be a sequence of integers; got {value!r}. Pass a tuple such as (2, 2).")
+        raise TypeError(f"`{name}` must be a sequence of integers; got {value!r}. Pass a tuple.")
     return cast("Sequence[Any]", value)
 
 
