@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from respipe.plots.style import PALETTE, label_ends, new_figure, save, styled
+from respipe.plots.style import PALETTE, label_ends, new_figure, save, shade, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +62,18 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], loaders: Sequence[str], field: 
         measured = [row for row in rows if row["loader"] == loader and row.get(field) is not None]
         points = sorted((int(row["size"]), float(row[field])) for row in measured)
         if points:
-            colour = PALETTE[place % len(PALETTE)]
+            colour = _colour(place)
             axes.plot([size for size, _ in points], [y for _, y in points], color=colour, marker="o", markersize=4)
             ends.append((points[-1][1], loader, colour))
     return ends
+
+
+def _colour(place: int) -> str:
+    """A colour of the palette, and a lighter one once they are used up."""
+    from matplotlib.colors import to_hex
+
+    again, number = divmod(place, len(PALETTE))
+    return to_hex(shade(PALETTE[number], 0.5**again))
 
 
 def _with_bytes(loader: str, rows: Sequence[Row]) -> str:
