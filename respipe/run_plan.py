@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,11 @@ from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.sequence import kinds_of, tally
 from respipe.schedules.step import Schedule, Step
 from respipe.storage.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+# Less than this share of the samples may be left out of an epoch without a word, and less than one base batch.
+_NOTABLE_SHARE = 0.05
 
 
 class RunPlan:
@@ -54,7 +60,16 @@ class RunPlan:
         self._crop, self._flip_probability = crop, flip_probability
         self._rank, self._world_size = rank, world_size
         self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)
-        self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
+        first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
+        left_out = len(dataset) - len(first.samples)
+        if left_out > max(batch_size, _NOTABLE_SHARE * len(dataset)):
+            logger.warning(
+                "Epoch 0 leaves out %d of %d samples, which fill no batch under %r. Make the batches smaller if that "
+                "is too many.",
+                left_out,
+                len(dataset),
+                schedule,
+            )
 
     @property
     def fingerprint(self) -> str:

@@ -166,3 +166,23 @@ def test_batches_that_the_ranks_cannot_share_are_refused_before_the_first_epoch(
     schedule = MixSize({40: 0.5, 16: 0.5}, base_size=16, batch_multiple=1, weighting="progressive", num_epochs=4)
     with pytest.raises(ValueError, match=r"`schedule` must plan batches that 2 ranks .* got 1 .* 40 px.*multiple=2"):
         make(dataset, schedule, batch_size=8, rank=0, world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batch_size", "left_out"),
+    [(MixSize("S28"), 4, 14), (MixSize("S28"), 1, None), (Constant(32), 4, None), (Constant(32), 11, None)],
+)
+def test_a_schedule_that_leaves_out_many_samples_is_warned_of(
+    dataset: MemoryDataset,
+    schedule: Schedule,
+    batch_size: int,
+    left_out: int | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with make(dataset, schedule, batch_size=batch_size) as loader:
+        used = sum(step.batch_size for step in loader.schedule.steps(0, num_samples=21, batch_size=batch_size))
+    if left_out is None:
+        assert "leaves out" not in caplog.text
+    else:
+        assert 21 - used == left_out
+        assert f"Epoch 0 leaves out {left_out} of 21 samples" in caplog.text
