@@ -9,28 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from respipe.backends.outputs import OutputBuffers
 from respipe.backends.reference import corrupt_image
-from respipe.backends.threads import ThreadedBatches
-from respipe.sampling.boxes import hull
+from respipe.backends.threads import DecodeRange, Outputs, ThreadedBackend
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Bytes, Dataset
-from respipe.storage.levels import Route, route
+from respipe.storage.levels import Route
 
 logger = logging.getLogger(__name__)
 
-Outputs = tuple[NDArray[np.uint8], ...]
 DecodeImages = Callable[
     [Bytes, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], Outputs], int
 ]
 """Decodes a range of images: ``(memory, stored, boxes, hulls, flips, outputs) -> first damaged row or -1``.
 
 ``memory`` is the whole file; ``stored`` (B, 5) int64 has offset, size, height, width and whether raw of each stored
-image, checked to lie inside it; ``boxes`` and ``hulls`` (B, 4) are the crops and their integer hulls; ``outputs`` holds
-a (B, S, S, 3) uint8 array for each size, to be filled.
+image, checked to lie inside it; ``boxes`` and ``hulls`` (B, 4) are the crops and their integer hulls; ``flips`` (B,)
+bool tells which to mirror; ``outputs`` holds a (B, S, S, 3) uint8 array for each size, to be filled.
 """
 
 
@@ -47,7 +43,7 @@ def announce_compilation(function: Any) -> None:
         )
 
 
-class CompiledBackend:
+class CompiledBackend(ThreadedBackend):
     """A backend around a :data:`DecodeImages`. See :class:`respipe.backends.base.Backend`.
 
     Args:
@@ -70,27 +66,13 @@ class CompiledBackend:
         level_margin: float,
     ) -> None:
         assert dataset.memory is not None, "there is a memory map"
-        self._name = name
-        self._dataset = dataset
+        super().__init__(name, dataset, num_threads=num_threads, level_margin=level_margin)
         self._memory = dataset.memory
         self._decode_images = decode_images
         self._damage = damage
-        self._level_margin = level_margin
-        self._batches = ThreadedBatches(num_threads, name=f"respipe-{name}")
-        self._outputs = OutputBuffers()
 
-    @property
-    def name(self) -> str:
-        """The backend's name as given to ``Loader(backend=...)``."""
-        return self._name
-
-    def submit(self, plan: BatchPlan) -> None:
-        """Start decoding a batch."""
-        routed = route(self._dataset.levels, plan, margin=self._level_margin)
+    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
         stored = stored_images(self._dataset, plan, routed)
-        hulls = hull(routed.boxes)
-        arrays = self._outputs.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
-        outputs = tuple(torch.from_numpy(array) for array in arrays)
 
         def decode(start: int, stop: int) -> None:
             part = slice(start, stop)
@@ -100,25 +82,13 @@ class CompiledBackend:
                 routed.boxes[part],
                 hulls[part],
                 plan.flips[part],
-                tuple(array[part] for array in arrays),
+                tuple(output[part] for output in outputs),
             )
             if failed >= 0:
                 row = start + failed
                 raise corrupt_image(self._dataset, int(plan.indices[row]), int(routed.levels[row]), self._damage)
 
-        self._batches.submit(outputs, len(plan), decode)
-
-    def collect(self) -> tuple[torch.Tensor, ...]:
-        """Wait for the oldest batch."""
-        return self._batches.collect()
-
-    def reset(self) -> None:
-        """Forget what was submitted."""
-        self._batches.reset()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._batches.close()
+        return decode
 
 
 def stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[np.int64]:

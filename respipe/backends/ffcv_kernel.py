@@ -67,11 +67,7 @@ def decode_images(
     """Decode, crop, resize and mirror a range of images.
 
     Args:
-        memory: the whole file.
-        stored: (B, 5) offset, size, height, width and whether raw, already checked to lie inside ``memory``.
-        boxes, hulls: (B, 4) crop boxes and their integer hulls.
-        flips: (B,) bool.
-        outputs: for each size a (B, S, S, 3) uint8 array, filled.
+        memory, stored, boxes, hulls, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
 
     Returns:
         the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.backends.threads import ThreadedBatches
+from respipe.backends.threads import DecodeRange, Outputs, ThreadedBackend
 from respipe.errors import CorruptImageError
-from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
-from respipe.storage.levels import route
+from respipe.storage.levels import Route
 from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
 
 
-class ReferenceBackend:
+class ReferenceBackend(ThreadedBackend):
     """Decodes every format that Pillow reads, from files of any kind. The oracle of the contract suite, and slow.
 
     Args:
@@ -26,41 +25,19 @@ class ReferenceBackend:
         level_margin: see :func:`respipe.storage.levels.route`.
     """
 
-    name = "reference"
-
     def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:
-        self._dataset = dataset
-        self._level_margin = level_margin
-        self._batches = ThreadedBatches(num_threads, name="respipe-reference")
+        super().__init__("reference", dataset, num_threads=num_threads, level_margin=level_margin)
 
-    def submit(self, plan: BatchPlan) -> None:
-        """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
-        routed = route(self._dataset.levels, plan, margin=self._level_margin)
-        hulls = hull(routed.boxes)
-        outputs = tuple(torch.empty((len(plan), size, size, 3), dtype=torch.uint8) for size in plan.step.sizes)
-        arrays = [output.numpy() for output in outputs]
-
+    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
         def decode(start: int, stop: int) -> None:
             for row in range(start, stop):
                 image = decode_upright(self._dataset, int(plan.indices[row]), int(routed.levels[row]))
-                for array in arrays:
-                    array[row] = crop_and_resize(
-                        image, routed.boxes[row], hulls[row], size=array.shape[1], flip=bool(plan.flips[row])
+                for output in outputs:
+                    output[row] = crop_and_resize(
+                        image, routed.boxes[row], hulls[row], size=output.shape[1], flip=bool(plan.flips[row])
                     )
 
-        self._batches.submit(outputs, len(plan), decode)
-
-    def collect(self) -> tuple[torch.Tensor, ...]:
-        """Wait for the oldest batch; see :class:`respipe.backends.base.Backend`."""
-        return self._batches.collect()
-
-    def reset(self) -> None:
-        """Forget what was submitted."""
-        self._batches.reset()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._batches.close()
+        return decode
 
 
 def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:

@@ -1,7 +1,8 @@
-"""Batches decoded by a pool of threads, handed back in the order they were submitted."""
+"""What backends share that decode on CPU threads: batches handed back in the order they were submitted."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -9,8 +10,17 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from respipe.backends.outputs import OutputBuffers
+from respipe.sampling.boxes import hull
+from respipe.sampling.plan import BatchPlan
+from respipe.storage.dataset import Dataset
+from respipe.storage.levels import Route, route
+
+Outputs = tuple[NDArray[np.uint8], ...]
 DecodeRange = Callable[[int, int], None]
+"""Fills in the images from the first number to before the second."""
 
 
 def ranges(num_images: int, num_threads: int) -> list[tuple[int, int]]:
@@ -19,29 +29,54 @@ def ranges(num_images: int, num_threads: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-class ThreadedBatches:
-    """First-in first-out queue of batches that are filled in by threads.
+class ThreadedBackend(ABC):
+    """A backend whose batches are filled in by a pool of threads. See :class:`respipe.backends.base.Backend`.
 
     Each batch is cut into one contiguous range of images per thread, so that a decoder pays its per-call cost once per
     thread and batch, and scratch memory belongs to one thread at a time.
 
     Args:
-        num_threads: threads of the pool.
-        name: prefix of the threads' names, as debuggers and profilers show them.
+        name: of the backend; its threads are called after it, as debuggers and profilers show them.
+        dataset: where the images are.
+        num_threads: decoding threads.
+        level_margin: see :func:`respipe.storage.levels.route`.
     """
 
-    def __init__(self, num_threads: int, *, name: str) -> None:
+    def __init__(self, name: str, dataset: Dataset, *, num_threads: int, level_margin: float) -> None:
+        self._name = name
+        self._dataset = dataset
         self._num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+        self._level_margin = level_margin
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=f"respipe-{name}")
+        self._buffers = OutputBuffers()
         self._batches: deque[tuple[tuple[torch.Tensor, ...], list[Future[None]]]] = deque()
 
-    def submit(self, outputs: tuple[torch.Tensor, ...], num_images: int, decode: DecodeRange) -> None:
-        """Queue a batch: ``decode(start, stop)`` fills those images of ``outputs``, from several threads at once."""
-        futures = [self._pool.submit(decode, *part) for part in ranges(num_images, self._num_threads)]
-        self._batches.append((outputs, futures))
+    @property
+    def name(self) -> str:
+        """The backend's name as given to ``Loader(backend=...)``."""
+        return self._name
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Start decoding a batch."""
+        routed = route(self._dataset.levels, plan, margin=self._level_margin)
+        outputs = self._buffers.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
+        decode = self._decoder(plan, routed, hull(routed.boxes), outputs)
+        futures = [self._pool.submit(decode, *part) for part in ranges(len(plan), self._num_threads)]
+        self._batches.append((tuple(torch.from_numpy(output) for output in outputs), futures))
+
+    @abstractmethod
+    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
+        """What fills in a range of a batch's images, from several threads at once.
+
+        Args:
+            plan: the batch.
+            routed: where its images are.
+            hulls: (B, 4) int64, integer hulls of ``routed.boxes``.
+            outputs: for each size of the step a (B, S, S, 3) uint8 array.
+        """
 
     def collect(self) -> tuple[torch.Tensor, ...]:
-        """Wait for the oldest batch; raises what its ``decode`` raised."""
+        """Wait for the oldest batch; raises what its decoder raised."""
         outputs, futures = self._batches.popleft()
         wait(futures)
         for future in futures:
@@ -49,7 +84,7 @@ class ThreadedBatches:
         return outputs
 
     def reset(self) -> None:
-        """Drop every queued batch, after its running parts have ended."""
+        """Drop every batch that was not collected, after its running parts have ended."""
         while self._batches:
             _, futures = self._batches.popleft()
             for future in futures:
