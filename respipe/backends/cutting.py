@@ -27,13 +27,11 @@ from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, closing_marker, interval_bounds, next_segment, read_layout
 from respipe.storage.jpeg import JpegError, read_header
+from respipe.storage.markers import APP0, APP14, APP15, COM, EOI, RST0, SOF0, SOF1, SOI, SOS
 
 CUT, WHOLE, DAMAGED = 0, 1, 2
 
 _SIDES = ("top", "left", "height", "width")
-
-_SOF0, _SOF1, _RST0, _SOI, _EOI, _SOS, _COM = 0xC0, 0xC1, 0xD0, 0xD8, 0xD9, 0xDA, 0xFE
-_APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 
 
 class Cut(NamedTuple):
@@ -188,14 +186,14 @@ def _covered(start: int, length: int, margin: int, tile: int, count: int) -> tup
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _copy_header(data: NDArray[np.uint8], height: int, width: int, out: NDArray[np.uint8]) -> int:
     """Copy what decoding needs of the segments up to the first scan, with another size; returns the bytes written."""
-    out[0], out[1] = 0xFF, _SOI
+    out[0], out[1] = 0xFF, SOI
     at, end, frame, marker = 2, 2, 0, 0
-    while marker != _SOS:
+    while marker != SOS:
         marker, start, end = next_segment(data, end)
         # JFIF and Adobe tell what the components are.
-        if marker == _COM or (_APP0 < marker <= _APP15 and marker != _APP14):
+        if marker == COM or (APP0 < marker <= APP15 and marker != APP14):
             continue
-        if marker in (_SOF0, _SOF1):
+        if marker in (SOF0, SOF1):
             frame = at + 4
         out[at], out[at + 1] = 0xFF, marker
         at = _copy(data, start - 2, end, out, at + 2)
@@ -234,9 +232,9 @@ def _copy_tiles(
             if start < end_of_row_above:
                 return 0
             at = _copy(data, start, after, out, at)
-            out[at - 1] = _RST0 + (copied & 7)
+            out[at - 1] = RST0 + (copied & 7)
             copied += 1
-    out[at - 1] = _EOI
+    out[at - 1] = EOI
     return at
 
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.storage.intervals import MARKER, OFFSET_BYTES, SIGNATURE
+from respipe.storage.markers import DHT, DRI, EOI, RST0, RST7, SOF0, SOF1, SOI, SOS, TEM
 
 _SIGNATURE = np.frombuffer(SIGNATURE, np.uint8)
-_SOF0, _SOF1, _DHT, _SOI, _EOI, _SOS, _DRI = 0xC0, 0xC1, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD
-_TEM, _RST0, _RST7 = 0x01, 0xD0, 0xD7
 
 
 class Layout(NamedTuple):
@@ -65,9 +64,9 @@ def next_segment(data: NDArray[np.uint8], position: int) -> tuple[int, int, int]
         marker = byte(data, position + 1)
         if marker == 0xFF:
             position += 1
-        elif marker == _TEM or _RST0 <= marker <= _RST7:
+        elif marker == TEM or RST0 <= marker <= RST7:
             position += 2
-        elif marker in (0, _SOI, _EOI):
+        elif marker in (0, SOI, EOI):
             break
         else:
             start = position + 4
@@ -86,20 +85,20 @@ def read_layout(data: NDArray[np.uint8]) -> Layout:
         data: (n,) uint8, an encoded image.
     """
     nothing = Layout(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    if len(data) < 4 or data[0] != 0xFF or data[1] != _SOI:
+    if len(data) < 4 or data[0] != 0xFF or data[1] != SOI:
         return nothing
     end, frame, frame_end, interval, offsets, offsets_end = 2, 0, 0, 0, 0, 0
     while True:
         marker, start, end = next_segment(data, end)
-        if marker in (_SOF0, _SOF1) and frame == 0:
+        if marker in (SOF0, SOF1) and frame == 0:
             frame, frame_end = start, end
-        elif marker == _DRI and end - start >= 2:
+        elif marker == DRI and end - start >= 2:
             interval = byte(data, start) << 8 | byte(data, start + 1)
         elif marker == MARKER and _is_index(data, start, end):
             offsets, offsets_end = start + len(_SIGNATURE), end
-        elif marker == _SOS or marker == 0 or _is_other_frame(marker):
+        elif marker == SOS or marker == 0 or _is_other_frame(marker):
             break
-    if marker != _SOS or end == start:
+    if marker != SOS or end == start:
         return nothing
     # A scan with fewer components than the frame is not the only one.
     components = _components(data, frame, frame_end)
@@ -120,7 +119,7 @@ def read_layout(data: NDArray[np.uint8]) -> Layout:
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _is_other_frame(marker: int) -> bool:
     """Whether a marker begins a frame that is progressive, lossless, arithmetic, hierarchical, or a second one."""
-    return 0xC0 <= marker <= 0xCF and marker != _DHT
+    return 0xC0 <= marker <= 0xCF and marker != DHT
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -159,7 +158,7 @@ def _mcu(data: NDArray[np.uint8], frame: int, components: int) -> tuple[int, int
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def closing_marker(layout: Layout, number: int) -> int:
     """The marker that ends a restart interval."""
-    return _EOI if number == layout.num_intervals - 1 else _RST0 + (number & 7)
+    return EOI if number == layout.num_intervals - 1 else RST0 + (number & 7)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
+from respipe.storage.markers import RST0
 
 DAMAGED, TOO_LONG = -1, -2
 
@@ -226,7 +227,7 @@ def _copy_ac(
 def _pass_marker(data: NDArray[np.uint8], reader: _Reader, number: int) -> _Reader:
     """Begin the interval after a restart marker; a reader without any bits where the marker is not at its place."""
     place, padding = reader.place, reader.num_bits - reader.num_missing
-    if 0 <= padding < 8 and place + 1 < len(data) and data[place] == 0xFF and data[place + 1] == 0xD0 + (number & 7):
+    if 0 <= padding < 8 and place + 1 < len(data) and data[place] == 0xFF and data[place + 1] == RST0 + (number & 7):
         return _Reader(place + 2, 0, 0, 0)
     return _Reader(len(data), 0, 0, 1)
 
@@ -273,5 +274,5 @@ def _put_marker(output: NDArray[np.uint8], writer: _Writer, number: int) -> _Wri
     """Append a restart marker."""
     writer = _pad(output, writer)
     output[writer.place] = 0xFF
-    output[writer.place + 1] = 0xD0 + (number & 7)
+    output[writer.place + 1] = RST0 + (number & 7)
     return _Writer(writer.place + 2, 0, 0)

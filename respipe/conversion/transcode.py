@@ -11,8 +11,8 @@ from respipe.conversion.recode import AC_CODES, DC_CODES, TOO_LONG, Scan, recode
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
 from respipe.storage.intervals import fitting_interval, mcu_grid, with_index
 from respipe.storage.jpeg import JpegHeader, read_header, segments
+from respipe.storage.markers import APP0, DHT, DQT, DRI, EOI, SOF0, SOI, SOS
 
-_SOF0, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _APP0 = 0xC0, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0
 _JFIF = b"JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ALL_COEFFICIENTS = bytes((0, 63, 0))
 _QUANTIZATION_BYTES = 64
@@ -52,15 +52,15 @@ def transcode(data: bytes, *, restart_interval: int, max_bytes: int) -> tuple[by
         frame += bytes((number, wide << 4 | high, component.quantization))
         coding += bytes((number, 0x00 if number == 1 else 0x11))
     parts = (
-        bytes((0xFF, _SOI)),
-        _segment(_APP0, _JFIF),  # with it, three components are YCbCr
-        *(_segment(_DQT, bytes([number]) + table) for number, table in sorted(quantization.items())),
-        _segment(_SOF0, frame),
+        bytes((0xFF, SOI)),
+        _segment(APP0, _JFIF),  # with it, three components are YCbCr
+        *(_segment(DQT, bytes([number]) + table) for number, table in sorted(quantization.items())),
+        _segment(SOF0, frame),
         *_STANDARD_TABLES[: 2 * len(components)],
-        _segment(_DRI, interval.to_bytes(2, "big")),
-        _segment(_SOS, coding + _ALL_COEFFICIENTS),
+        _segment(DRI, interval.to_bytes(2, "big")),
+        _segment(SOS, coding + _ALL_COEFFICIENTS),
         scan,
-        bytes((0xFF, _EOI)),
+        bytes((0xFF, EOI)),
     )
     plain = b"".join(parts)
     indexed = with_index(plain)
@@ -82,13 +82,13 @@ def _read_tables(data: bytes) -> tuple[list[_Component], dict[int, bytes]]:
     frame = scan = b""
     for marker, start, end in segments(data):
         body = data[start:end]
-        if marker == _DQT:
+        if marker == DQT:
             quantization |= _quantization_tables(body)
-        elif marker == _DHT:
+        elif marker == DHT:
             huffman |= _huffman_tables(body)
-        elif marker == _SOF0:
+        elif marker == SOF0:
             frame = frame or body
-        elif marker == _SOS:
+        elif marker == SOS:
             scan = body
     entries = [frame[place : place + 3] for place in range(6, 6 + 3 * frame[5], 3)]
     coding = [scan[place : place + 2] for place in range(1, 1 + 2 * len(entries), 2)]
@@ -155,6 +155,6 @@ def _segment(marker: int, contents: bytes) -> bytes:
 
 
 _STANDARD_TABLES = [
-    _segment(_DHT, bytes([number]) + table.counts.tobytes() + table.symbols.tobytes())
+    _segment(DHT, bytes([number]) + table.counts.tobytes() + table.symbols.tobytes())
     for number, table in ((0x00, DC_LUMA), (0x10, AC_LUMA), (0x01, DC_CHROMA), (0x11, AC_CHROMA))
 ]

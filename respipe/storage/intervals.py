@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.storage.jpeg import JpegError, JpegHeader, read_header, segments
+from respipe.storage.markers import EOI, RST0
 
 MARKER = 0xEA
 SIGNATURE = b"respipe\x00\x01"
@@ -71,7 +72,7 @@ def with_index(data: bytes) -> bytes:
     ends = escapes[scan[escapes + 1] != 0] + 2  # a stuffed zero follows every other 0xFF
     offsets = np.concatenate([[0], ends])
     count = num_intervals(header)
-    expected = [*(0xD0 + (np.arange(count - 1) & 7)).tolist(), 0xD9]
+    expected = [*(RST0 + (np.arange(count - 1) & 7)).tolist(), EOI]
     if not count or scan[ends - 1].tolist() != expected:
         raise JpegError(f"it has {len(ends)} markers in its scan where {count} are expected")
     length = 2 + len(SIGNATURE) + OFFSET_BYTES * len(offsets)

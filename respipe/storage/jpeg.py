@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.storage.markers import APP0, APP1, APP14, DRI, EOI, SOI, SOS
+
 Coding = Literal["baseline", "extended", "progressive", "other"]
 Colour = Literal["gray", "ycbcr", "rgb", "cmyk", "other"]
 
-_SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
 _CODINGS: dict[int, Coding] = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
@@ -78,7 +79,7 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
     """
     view = _view(data)
     frame: tuple[Coding, memoryview] | None = None
-    found: dict[int, list[bytes]] = {_APP0: [], _APP1: [], _APP14: []}
+    found: dict[int, list[bytes]] = {APP0: [], APP1: [], APP14: []}
     restart_interval = scan_start = 0
     for marker, start, end in segments(view):
         body = view[start:end]
@@ -86,9 +87,9 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
             frame = _CODINGS.get(marker, "other"), body
         elif marker in found:
             found[marker].append(bytes(body))
-        elif marker == _DRI and len(body) >= 2:
+        elif marker == DRI and len(body) >= 2:
             restart_interval = _number(body, 0)
-        elif marker == _SOS:
+        elif marker == SOS:
             scan_start = end
     if frame is None:
         raise JpegError("its first scan comes before its frame header")
@@ -99,9 +100,9 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
         width=_number(body, 3),
         precision=body[0],
         coding=coding,
-        colour=_colour(identifiers, app0=found[_APP0], app14=found[_APP14]),
+        colour=_colour(identifiers, app0=found[APP0], app14=found[APP14]),
         sampling=sampling,
-        orientation=_orientation(found[_APP1]),
+        orientation=_orientation(found[APP1]),
         restart_interval=restart_interval,
         scan_start=scan_start,
     )
@@ -117,17 +118,17 @@ def segments(data: bytes | memoryview | NDArray[np.uint8]) -> Iterator[tuple[int
         JpegError: it is no JPEG, or ends before the first scan.
     """
     view = _view(data)
-    if bytes(view[:2]) != bytes((0xFF, _SOI)):
+    if bytes(view[:2]) != bytes((0xFF, SOI)):
         raise JpegError(f"it begins with {bytes(view[:4]).hex() or 'nothing'} where a JPEG begins with ffd8")
-    marker, end = _SOI, 2
-    while marker != _SOS:
+    marker, end = SOI, 2
+    while marker != SOS:
         marker, start, end = _next_segment(view, end)
         yield marker, start, end
 
 
 def is_complete(data: bytes | NDArray[np.uint8], header: JpegHeader) -> bool:
     """Whether an end-of-image marker follows the scan. What comes after it, as cameras append, does not matter."""
-    end = bytes((0xFF, _EOI))
+    end = bytes((0xFF, EOI))
     view = _view(data)
     return bytes(view[-2:]) == end or end in bytes(view[header.scan_start :])
 
@@ -148,7 +149,7 @@ def _next_segment(view: memoryview, position: int) -> tuple[int, int, int]:
             position += 1
         elif marker in _STANDALONE:
             position += 2
-        elif marker in (_EOI, _SOI, 0):
+        elif marker in (EOI, SOI, 0):
             raise JpegError(f"marker ff{marker:02x} comes before its first scan")
         else:
             break

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, byte, next_segment
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
-
-_DHT, _SOS, _DQT = 0xC4, 0xDA, 0xDB
+from respipe.storage.markers import DHT, DQT, SOS
 
 # By class and identifier as DHT segments have them: luma's means, chroma's, luma's other coefficients, chroma's.
 _STANDARD = [np.concatenate([*table]) for table in (DC_LUMA, DC_CHROMA, AC_LUMA, AC_CHROMA)]
@@ -32,12 +31,12 @@ def read_quantizers(data: NDArray[np.uint8], layout: Layout, quantizers: NDArray
     """
     places = np.zeros(4, np.int64)  # where the contents of each quantisation table begin
     marker, huffman, start, end = 0, 0, 0, 2
-    while marker != _SOS:
+    while marker != SOS:
         marker, start, end = next_segment(data, end)
         sound = marker != 0
-        if marker == _DQT:
+        if marker == DQT:
             sound = _find_quantizers(data, start, end, places)
-        elif marker == _DHT:
+        elif marker == DHT:
             found = _standard_tables(data, start, end)
             sound = found != 0
             huffman |= found

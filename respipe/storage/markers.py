@@ -1,0 +1,11 @@
+"""The second bytes of a JPEG's markers, which follow a byte 0xFF (ITU-T T.81, table B.1)."""
+
+from __future__ import annotations
+
+TEM = 0x01
+SOF0, SOF1 = 0xC0, 0xC1
+DHT = 0xC4
+RST0, RST7 = 0xD0, 0xD7
+SOI, EOI, SOS, DQT, DRI = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
+APP0, APP1, APP14, APP15 = 0xE0, 0xE1, 0xEE, 0xEF
+COM = 0xFE
