@@ -372,7 +372,6 @@ def _check_arguments(
 
 
 def _check_prefetching(num_prefetch: int, prefetch_bytes: int | None) -> None:
-    if num_prefetch < 1:
-        raise ValueError(f"`num_prefetch` must be at least 1; got {num_prefetch}.")
-    if prefetch_bytes is not None and prefetch_bytes < 1:
-        raise ValueError(f"`prefetch_bytes` must be at least 1; got {prefetch_bytes}. Pass a number of bytes.")
+    check_int("num_prefetch", num_prefetch, least=1)
+    if prefetch_bytes is not None:
+        check_int("prefetch_bytes", prefetch_bytes, least=1)

@@ -86,8 +86,6 @@ def convert(
     settings = ConversionSettings(
         levels=levels, quality=quality, subsampling=subsampling, restart_interval=restart_interval, keep=keep
     )
-    if allow_corrupt < 0:
-        raise ValueError(f"`allow_corrupt` must be at least 0; got {allow_corrupt}.")
     conversion = _Conversion(
         target=Path(target),
         settings=settings,
@@ -127,7 +125,7 @@ class _ConvertSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Conversion:
-    """One call of :func:`convert`, its arguments checked."""
+    """One call of :func:`convert`."""
 
     target: Path
     settings: ConversionSettings
@@ -135,6 +133,10 @@ class _Conversion:
     allow_corrupt: int
     overwrite: bool
     progress: Progress | None
+
+    def __post_init__(self) -> None:
+        if self.allow_corrupt < 0:
+            raise ValueError(f"`allow_corrupt` must be at least 0; got {self.allow_corrupt}.")
 
     def run(self, source: str | os.PathLike[str] | Source) -> ConversionReport:
         partial, log = Path(f"{self.target}.partial"), Path(f"{self.target}.journal")

@@ -14,6 +14,7 @@ from respipe.model import trace
 from respipe.model.batchnorm import make_batchnorm_per_size
 from respipe.model.kernels import make_kernels_pooled
 from respipe.model.pooling import make_pooling_adaptive
+from respipe.schedules.checks import check_choice
 from respipe.schedules.lowmode import LowMode
 from respipe.schedules.rsnet import RSNet
 from respipe.schedules.step import Schedule
@@ -58,10 +59,8 @@ def adapt(
         NoEffectWarning: the model needed no change.
         UserWarning: a size is not a multiple of the model's total stride, so that its maps cover more than the image.
     """
-    if batchnorm not in get_args(BatchNorm):
-        raise ValueError(f"`batchnorm` must be one of {get_args(BatchNorm)}; got {batchnorm!r}.")
-    if kernels not in get_args(Kernels):
-        raise ValueError(f"`kernels` must be one of {get_args(Kernels)}; got {kernels!r}.")
+    check_choice("batchnorm", batchnorm, get_args(BatchNorm))
+    check_choice("kernels", kernels, get_args(Kernels))
     try:
         replaced = make_pooling_adaptive(model, schedule.base_size)
     except (RuntimeError, ValueError, AssertionError) as error:

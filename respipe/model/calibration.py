@@ -68,15 +68,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
         for batch in islice(batches, num_batches):
             network(_images_for(network, batch))
             num_seen += 1
-    if num_seen == 0:
-        raise ValueError("`batches` must yield at least one batch; got none. Make the batches smaller.")
-    if num_seen < num_batches:
-        warnings.warn(
-            f"`batches` ended after {num_seen} of {num_batches} batches: the statistics are averages over {num_seen}. "
-            f"Pass `num_batches={num_seen}` if that will do, or more batches.",
-            UserWarning,
-            stacklevel=2,
-        )
+    _check_number_seen(num_seen, num_batches)
     _add_over_ranks(sums)
     holders = statistics_holders(network)
     counts = {name: int(total[-1]) for name, total in sums.items()}
@@ -87,6 +79,18 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
     for name in statistics:
         cast(torch.Tensor, holders[name].num_batches_tracked).fill_(counts[name])
     return statistics
+
+
+def _check_number_seen(num_seen: int, num_batches: int) -> None:
+    if num_seen == 0:
+        raise ValueError("`batches` must yield at least one batch; got none. Make the batches smaller.")
+    if num_seen < num_batches:
+        warnings.warn(
+            f"`batches` ended after {num_seen} of {num_batches} batches: the statistics are averages over {num_seen}. "
+            f"Pass `num_batches={num_seen}` if that will do, or more batches.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()

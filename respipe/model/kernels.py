@@ -18,6 +18,7 @@ from respipe.model.pooled_layers import (
     pool_kernel,
 )
 from respipe.model.side import side_of
+from respipe.schedules.checks import check_choice
 
 _HOOKS = "kernel_hooks"
 """Name of what is added to the model."""
@@ -115,8 +116,7 @@ def _check_arguments(model: nn.Module, full_size: int, low_sizes: Sequence[int],
             f"`low_sizes` must be sides in pixels below `full_size`, {full_size}, at least one of them; "
             f"got {tuple(low_sizes)}."
         )
-    if reduce not in get_args(Reduce):
-        raise ValueError(f"`reduce` must be one of {get_args(Reduce)}; got {reduce!r}.")
+    check_choice("reduce", reduce, get_args(Reduce))
     if _routed(model):
         raise ValueError("`model` must have full kernels; got one that pools them. Call `make_kernels_full` first.")
 
