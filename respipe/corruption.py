@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Literal, get_args
 
@@ -89,4 +88,4 @@ class CorruptionGuard:
                 raise CorruptImageError(f"Every sample of a batch is damaged. {self._damaged[index]}", index=index)
             # The next sound row, wrapping around at the end of the batch.
             rows = rows[np.searchsorted(rows, np.arange(len(plan))) % len(rows)]
-        return dataclasses.replace(plan, indices=plan.indices[rows], boxes=plan.boxes[rows], flips=plan.flips[rows])
+        return plan.take(rows)

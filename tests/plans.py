@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,6 +54,14 @@ def over_the_edge(heights: Boxes, widths: Boxes, rng: np.random.Generator) -> Bo
 def outside(heights: Boxes, widths: Boxes, _: np.random.Generator) -> Boxes:
     """Wholly below the image."""
     return np.stack([heights + 3, widths * 0, heights, widths], axis=1)
+
+
+def make_nested_plan(dataset: Dataset, rule: BoxRule, *, sizes: tuple[int, ...]) -> BatchPlan:
+    """A batch of all samples that crops each size in its own way: the first as the rule says, the others tighter."""
+    plan = make_plan(dataset, rule, sizes=sizes)
+    centres = plan.boxes[:, None, :2] + plan.boxes[:, None, 2:] / 2
+    sides = plan.boxes[:, None, 2:] * np.linspace(1, 0.8, len(sizes))[:, None]
+    return dataclasses.replace(plan, size_boxes=np.concatenate([centres - sides / 2, sides], axis=2))
 
 
 def make_plan(

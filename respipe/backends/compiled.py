@@ -20,13 +20,15 @@ from respipe.storage.levels import Route
 logger = logging.getLogger(__name__)
 
 DecodeImages = Callable[
-    [Bytes, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], Outputs], int
+    [Bytes, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], Outputs],
+    int,
 ]
-"""Decodes a range of images: ``(memory, stored, boxes, hulls, flips, outputs) -> first damaged row or -1``.
+"""Decodes a range of images: ``(memory, stored, boxes, hulls, covers, flips, outputs) -> first damaged row or -1``.
 
 ``memory`` is the whole file; ``stored`` (B, 5) int64 has offset, size, height, width and whether raw of each stored
-image, checked to lie inside it; ``boxes`` and ``hulls`` (B, 4) are the crops and their integer hulls; ``flips`` (B,)
-bool tells which to mirror; ``outputs`` holds a (B, S, S, 3) uint8 array for each size, to be filled.
+image, checked to lie inside it; ``boxes`` and ``hulls`` (B, K, 4) are the crops at each of K sizes and their integer
+hulls, ``covers`` (B, 4) what holds all hulls of an image; ``flips`` (B,) bool tells which to mirror; ``outputs`` holds
+a (B, S, S, 3) uint8 array for each size, to be filled.
 """
 
 
@@ -71,7 +73,7 @@ class CompiledBackend(ThreadedBackend):
         self._decode_images = decode_images
         self._damage = damage
 
-    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
+    def _decoder(self, plan: BatchPlan, routed: Route, outputs: Outputs) -> DecodeRange:
         stored = stored_images(self._dataset, plan, routed)
 
         def decode(start: int, stop: int) -> None:
@@ -80,7 +82,8 @@ class CompiledBackend(ThreadedBackend):
                 self._memory,
                 stored[part],
                 routed.boxes[part],
-                hulls[part],
+                routed.hulls[part],
+                routed.covers[part],
                 plan.flips[part],
                 tuple(output[part] for output in outputs),
             )

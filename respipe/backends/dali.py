@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from respipe.backends.dali_pipeline import DaliPipeline, Variant, crops_of, import_dali
+from respipe.backends.dali_pipeline import DaliPipeline, Variant, import_dali
 from respipe.backends.encoded import CropReader, EncodedCrops
 from respipe.backends.reference import corrupt_image, decode_upright
 from respipe.errors import CorruptImageError
-from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
 from respipe.storage.levels import Route, route
@@ -66,12 +65,13 @@ class DaliBackend:
         except CorruptImageError as error:
             self._batches.append(error)
             return
-        variant = Variant(len(plan.step.sizes), self._reach_outside(plan, routed))
+        nested = bool((routed.boxes != routed.boxes[:, :1]).any())
+        variant = Variant(len(plan.step.sizes), padded=self._reach_outside(plan, routed), nested=nested)
         pipeline = None
         if len(plan):
             pipeline = self._pipeline(variant, len(plan))
             try:
-                pipeline.submit(encoded.images, crops_of(encoded, plan.flips), plan.step.sizes)
+                pipeline.submit(encoded, plan.flips, plan.step.sizes)
             except BaseException:
                 self._failed = True  # fed in part: what it is fed next would meet inputs of this batch
                 raise
@@ -116,9 +116,8 @@ class DaliBackend:
 
     def _reach_outside(self, plan: BatchPlan, routed: Route) -> bool:
         """Whether any crop reaches over the edge of its image."""
-        hulls = hull(routed.boxes)
-        shapes = self._shapes[routed.levels, plan.indices]
-        return bool((hulls[:, :2] < 0).any() or (hulls[:, :2] + hulls[:, 2:] > shapes).any())
+        covers, shapes = routed.covers, self._shapes[routed.levels, plan.indices]
+        return bool((covers[:, :2] < 0).any() or (covers[:, :2] + covers[:, 2:] > shapes).any())
 
     def _pipeline(self, variant: Variant, num_images: int) -> DaliPipeline:
         pipeline = self._pipelines.get(variant)
@@ -137,7 +136,7 @@ class DaliBackend:
             index, level = int(batch.plan.indices[row]), int(batch.routed.levels[row])
             alone = batch.encoded.row(row)
             try:
-                probe.submit(alone.images, crops_of(alone, batch.plan.flips[row : row + 1]), batch.plan.step.sizes)
+                probe.submit(alone, batch.plan.flips[row : row + 1], batch.plan.step.sizes)
                 probe.collect()
                 continue
             except RuntimeError:

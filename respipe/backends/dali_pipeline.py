@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from respipe.storage.dataset import Bytes
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Crops:
-    """Crop boxes in the form that DALI takes them. All arrays have one ``(y, x)`` row per image.
+    """Crop boxes of one size in the form that DALI takes them. All arrays have one ``(y, x)`` row per image.
 
     Args:
-        anchors, shapes: (B, 2) int32, first pixel and extent of each box's integer hull, in pixels of the image.
+        anchors, shapes: (B, 2) int32, first pixel and extent of each box's integer hull, in pixels of what is decoded
+            of the image.
         starts, ends: (B, 2) float32, corners of each box in pixels of its hull. Mirroring exchanges start and end in x.
     """
 
@@ -32,16 +34,16 @@ class Crops:
     ends: NDArray[np.float32]
 
 
-def crops_of(encoded: EncodedCrops, flips: NDArray[np.bool_]) -> Crops:
-    """Translate the crops of encoded images and (B,) flips."""
-    boxes = encoded.boxes
-    anchors, shapes = encoded.hulls[:, :2], encoded.hulls[:, 2:]
+def crops_of(encoded: EncodedCrops, flips: NDArray[np.bool_], number: int) -> Crops:
+    """Translate the crops of encoded images at one of their sizes, and (B,) flips."""
+    boxes = encoded.boxes[:, number]
+    anchors, shapes = encoded.hulls[:, number, :2], encoded.hulls[:, number, 2:]
     # The hull forgives a box that leaves it by a rounding error; DALI would not.
     starts = np.maximum(boxes[:, :2] - anchors, 0.0)
     ends = np.minimum(boxes[:, :2] + boxes[:, 2:] - anchors, shapes)
     starts[flips, 1], ends[flips, 1] = ends[flips, 1], starts[flips, 1]
     return Crops(
-        anchors=np.ascontiguousarray(anchors, np.int32),
+        anchors=np.ascontiguousarray(anchors - encoded.covers[:, :2], np.int32),
         shapes=np.ascontiguousarray(shapes, np.int32),
         starts=np.ascontiguousarray(starts, np.float32),
         ends=np.ascontiguousarray(ends, np.float32),
@@ -55,10 +57,17 @@ class Variant:
     Args:
         num_sizes: outputs per image.
         padded: whether crops may reach over the image's edge.
+        nested: whether each size has a crop of its own.
     """
 
     num_sizes: int
     padded: bool
+    nested: bool = False
+
+    @property
+    def num_crops(self) -> int:
+        """Crops per image."""
+        return self.num_sizes if self.nested else 1
 
 
 class DaliPipeline:
@@ -76,20 +85,25 @@ class DaliPipeline:
 
     def __init__(self, variant: Variant, *, max_batch_size: int, num_threads: int, device: torch.device) -> None:
         self.max_batch_size = max_batch_size
+        self._variant = variant
         self._device = device
         # Declared before the images below it so that it dies first: its threads read them where they lie.
         self._pipe: Any = _build(variant, max_batch_size, num_threads, device)
         self._in_flight: deque[Sequence[Bytes]] = deque()
 
-    def submit(self, images: Sequence[Bytes], crops: Crops, sizes: Sequence[int]) -> None:
-        """Start a batch: the encoded bytes of each image, their crops and the sides to resize them to."""
-        self._pipe.feed_input("images", list(images))
-        for name in Crops.__slots__:
-            self._pipe.feed_input(name, getattr(crops, name))
+    def submit(self, encoded: EncodedCrops, flips: NDArray[np.bool_], sizes: Sequence[int]) -> None:
+        """Start a batch: encoded images with their crops, which to mirror, and the sides to resize them to."""
+        self._pipe.feed_input("images", list(encoded.images))
+        self._pipe.feed_input("anchors", np.ascontiguousarray(encoded.covers[:, :2], np.int32))
+        self._pipe.feed_input("shapes", np.ascontiguousarray(encoded.covers[:, 2:], np.int32))
+        for number in range(self._variant.num_crops):
+            crops = crops_of(encoded, flips, number)
+            for name in Crops.__slots__ if self._variant.nested else _FLOATS:
+                self._pipe.feed_input(f"{name}_{number}", getattr(crops, name))
         for number, size in enumerate(sizes):
-            self._pipe.feed_input(f"size_{number}", np.full((len(images), 2), size, np.float32))
+            self._pipe.feed_input(f"size_{number}", np.full((len(encoded.images), 2), size, np.float32))
         self._pipe.schedule_run()
-        self._in_flight.append(images)
+        self._in_flight.append(encoded.images)
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch: a (B, S, S, 3) uint8 tensor for each size, which later batches do not overwrite.
@@ -123,20 +137,20 @@ def _build(variant: Variant, max_batch_size: int, num_threads: int, device: torc
         # Without a copy: a batch of encoded images can be a tenth of a gigabyte.
         images = fn.external_source(name="images", dtype=dali.types.UINT8, ndim=1, no_copy=True)
         anchors, shapes = (fn.external_source(name=name, dtype=dali.types.INT32, ndim=1) for name in _INTEGERS)
-        starts, ends = (fn.external_source(name=name, dtype=dali.types.FLOAT, ndim=1) for name in _FLOATS)
         cropped = _cropped(fn, images, anchors, shapes, padded=variant.padded, on_gpu=on_gpu)
+        regions = [_region(fn, dali.types, cropped, i, nested=variant.nested) for i in range(variant.num_crops)]
         sizes = [fn.external_source(name=f"size_{i}", dtype=dali.types.FLOAT, ndim=1) for i in range(variant.num_sizes)]
         pipe.set_outputs(
             *(
                 fn.resize(
-                    cropped,
+                    pixels,
                     size=size,
                     roi_start=starts,
                     roi_end=ends,
                     interp_type=dali.types.INTERP_LINEAR,
                     antialias=True,
                 )
-                for size in sizes
+                for size, (pixels, starts, ends) in zip(sizes, itertools.cycle(regions), strict=False)
             )
         )
     pipe.build()
@@ -145,6 +159,15 @@ def _build(variant: Variant, max_batch_size: int, num_threads: int, device: torc
 
 _INTEGERS = ("anchors", "shapes")
 _FLOATS = ("starts", "ends")
+
+
+def _region(fn: Any, types: Any, cropped: Any, number: int, *, nested: bool) -> tuple[Any, Any, Any]:
+    """What a size's resize sees of the decoded crops, and the corners of its boxes there."""
+    starts, ends = (fn.external_source(name=f"{name}_{number}", dtype=types.FLOAT, ndim=1) for name in _FLOATS)
+    if nested:
+        inner = (fn.external_source(name=f"{name}_{number}", dtype=types.INT32, ndim=1) for name in _INTEGERS)
+        cropped = fn.slice(cropped, *inner, axis_names="HW", normalized_anchor=False, normalized_shape=False)
+    return cropped, starts, ends
 
 
 def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, on_gpu: bool) -> Any:

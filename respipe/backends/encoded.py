@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from respipe.backends.compiled import stored_images
 from respipe.backends.reference import corrupt_image
 from respipe.backends.threads import ranges
-from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Bytes, Dataset
 from respipe.storage.levels import Route
@@ -25,18 +24,22 @@ class EncodedCrops:
 
     Args:
         images: of each row the bytes, a stored image or what was cut out of one.
-        boxes: (B, 4) float64, the crop boxes in pixels of those images.
-        hulls: (B, 4) int64, their integer hulls.
+        boxes: (B, K, 4) float64, the crop boxes at each of K sizes, in pixels of those images.
+        hulls: (B, K, 4) int64, their integer hulls.
+        covers: (B, 4) int64, what holds all hulls of an image.
     """
 
     images: Sequence[Bytes]
     boxes: NDArray[np.float64]
     hulls: NDArray[np.int64]
+    covers: NDArray[np.int64]
 
     def row(self, number: int) -> EncodedCrops:
         """One image of the batch."""
         only = slice(number, number + 1)
-        return EncodedCrops(images=self.images[only], boxes=self.boxes[only], hulls=self.hulls[only])
+        return EncodedCrops(
+            images=self.images[only], boxes=self.boxes[only], hulls=self.hulls[only], covers=self.covers[only]
+        )
 
 
 class CropReader:
@@ -64,17 +67,16 @@ class CropReader:
         Raises:
             CorruptImageError: an image cannot be read, or its restart markers are damaged.
         """
-        hulls = hull(routed.boxes)
         if self._dataset.memory is None:
             images = self._pool.map(self._dataset.encoded, plan.indices.tolist(), routed.levels.tolist())
-            return EncodedCrops(images=list(images), boxes=routed.boxes, hulls=hulls)
-        return self._cut(self._dataset.memory, plan, routed, hulls)
+            return EncodedCrops(images=list(images), boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
+        return self._cut(self._dataset.memory, plan, routed)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
 
-    def _cut(self, memory: Bytes, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64]) -> EncodedCrops:
+    def _cut(self, memory: Bytes, plan: BatchPlan, routed: Route) -> EncodedCrops:
         stored = stored_images(self._dataset, plan, routed)
         edges = np.concatenate([[0], np.cumsum(stored[:, 1])])
         cut = np.empty(edges[-1], np.uint8)
@@ -84,7 +86,7 @@ class CropReader:
             start, stop = bounds
             rows = slice(start, stop)
             room = cut[edges[start] : edges[stop]]
-            failed = self._cut_images(memory, stored[rows], hulls[rows], room, parts[rows])
+            failed = self._cut_images(memory, stored[rows], routed.covers[rows], room, parts[rows])
             if failed >= 0:
                 index, level = int(plan.indices[start + failed]), int(routed.levels[start + failed])
                 raise corrupt_image(self._dataset, index, level, "its size or its restart markers are wrong")
@@ -96,4 +98,9 @@ class CropReader:
             cut[start:stop] if stop > start else memory[offset : offset + size]
             for (start, stop, _, _), (offset, size, *_) in zip(parts.tolist(), stored.tolist(), strict=True)
         ]
-        return EncodedCrops(images=images, boxes=routed.boxes - offsets, hulls=hulls - offsets)
+        return EncodedCrops(
+            images=images,
+            boxes=routed.boxes - offsets[:, None],
+            hulls=routed.hulls - offsets[:, None],
+            covers=routed.covers - offsets,
+        )

@@ -61,19 +61,20 @@ def decode_images(
     stored: NDArray[np.int64],
     boxes: NDArray[np.float64],
     hulls: NDArray[np.int64],
+    covers: NDArray[np.int64],
     flips: NDArray[np.bool_],
     outputs: tuple[NDArray[np.uint8], ...],
 ) -> int:
     """Decode, crop, resize and mirror a range of images.
 
     Args:
-        memory, stored, boxes, hulls, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
+        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
 
     Returns:
         the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
     """
     decoder = _new_decoder()
-    failed = _decode_rows(decoder, memory, stored, boxes, hulls, flips, outputs)
+    failed = _decode_rows(decoder, memory, stored, boxes, hulls, covers, flips, outputs)
     _free_decoder(decoder)
     return failed
 
@@ -85,6 +86,7 @@ def _decode_rows(
     stored: NDArray[np.int64],
     boxes: NDArray[np.float64],
     hulls: NDArray[np.int64],
+    covers: NDArray[np.int64],
     flips: NDArray[np.bool_],
     outputs: tuple[NDArray[np.uint8], ...],
 ) -> int:
@@ -94,23 +96,24 @@ def _decode_rows(
     for i in range(len(stored)):
         offset, length, height, width = stored[i, 0], stored[i, 1], stored[i, 2], stored[i, 3]
         data = memory[offset : offset + length]
-        box[:], box_hull[:] = boxes[i], hulls[i]
+        top, left = 0, 0
         if stored[i, 4] == 1:
             image = pixels[: 3 * height * width].reshape(height, width, 3)
             # Only the rows of the crop; a view would not do, since it is read-only and decoded pixels are not.
-            top, bottom = max(hulls[i, 0], 0), min(hulls[i, 0] + hulls[i, 2], height)
-            image[top:bottom] = data.reshape(height, width, 3)[top:bottom]
+            first, stop = max(covers[i, 0], 0), min(covers[i, 0] + covers[i, 2], height)
+            image[first:stop] = data.reshape(height, width, 3)[first:stop]
         else:
-            # Decode no more than the crop needs: what was cut out becomes the image, and the box moves with it.
-            top, left, height, width = _decode_crop(decoder, data, height, width, hulls[i], encoded, pixels)
+            # Decode no more than the crops need: what was cut out becomes the image, and the boxes move with it.
+            top, left, height, width = _decode_crop(decoder, data, height, width, covers[i], encoded, pixels)
             if height == 0:
                 return i
             image = pixels[: 3 * height * width].reshape(height, width, 3)
+        for number, output in enumerate(outputs):
+            box[:], box_hull[:] = boxes[i, number], hulls[i, number]
             box[0] -= top
             box[1] -= left
             box_hull[0] -= top
             box_hull[1] -= left
-        for output in outputs:
             resample(image, box, box_hull, flips[i], output[i])
     return -1
 

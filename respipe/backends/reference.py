@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.backends.threads import DecodeRange, Outputs, ThreadedBackend
@@ -28,14 +27,12 @@ class ReferenceBackend(ThreadedBackend):
     def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:
         super().__init__("reference", dataset, num_threads=num_threads, level_margin=level_margin)
 
-    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
+    def _decoder(self, plan: BatchPlan, routed: Route, outputs: Outputs) -> DecodeRange:
         def decode(start: int, stop: int) -> None:
             for row in range(start, stop):
                 image = decode_upright(self._dataset, int(plan.indices[row]), int(routed.levels[row]))
-                for output in outputs:
-                    output[row] = crop_and_resize(
-                        image, routed.boxes[row], hulls[row], size=output.shape[1], flip=bool(plan.flips[row])
-                    )
+                for output, box, hull in zip(outputs, routed.boxes[row], routed.hulls[row], strict=True):
+                    output[row] = crop_and_resize(image, box, hull, size=output.shape[1], flip=bool(plan.flips[row]))
 
         return decode
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from respipe.backends.outputs import OutputBuffers
-from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
 from respipe.storage.levels import Route, route
@@ -60,18 +59,17 @@ class ThreadedBackend(ABC):
         """Start decoding a batch."""
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         outputs = self._buffers.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
-        decode = self._decoder(plan, routed, hull(routed.boxes), outputs)
+        decode = self._decoder(plan, routed, outputs)
         futures = [self._pool.submit(decode, *part) for part in ranges(len(plan), self._num_threads)]
         self._batches.append((tuple(torch.from_numpy(output) for output in outputs), futures))
 
     @abstractmethod
-    def _decoder(self, plan: BatchPlan, routed: Route, hulls: NDArray[np.int64], outputs: Outputs) -> DecodeRange:
+    def _decoder(self, plan: BatchPlan, routed: Route, outputs: Outputs) -> DecodeRange:
         """What fills in a range of a batch's images, from several threads at once.
 
         Args:
             plan: the batch.
             routed: where its images are.
-            hulls: (B, 4) int64, integer hulls of ``routed.boxes``.
             outputs: for each size of the step a (B, S, S, 3) uint8 array.
         """
 

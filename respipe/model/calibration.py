@@ -16,6 +16,7 @@ from torch import nn
 from respipe.errors import NoEffectWarning
 from respipe.model.batchnorm import statistics_holders, tracking_batchnorms
 from respipe.model.batchnorm_sets import BatchNorm
+from respipe.model.wrappers import unwrapped
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance of what enters each BatchNorm, (C,) each, by the name of the module that has them as buffers."""
@@ -58,7 +59,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
     """
     if num_batches < 1:
         raise ValueError(f"`num_batches` must be at least 1; got {num_batches}. Leave it out for 200.")
-    network = _unwrapped(model)
+    network = unwrapped(model)
     kind = type(network).__name__
     if not tracking_batchnorms(network):
         _warn_of_no_effect(f"{kind} has no BatchNorm that keeps running statistics")
@@ -104,7 +105,7 @@ def apply_statistics(model: nn.Module, statistics: Mapping[str, tuple[torch.Tens
     Raises:
         ValueError: the model has no such layer, or one of another width. Nothing was changed.
     """
-    holders = statistics_holders(_unwrapped(model))
+    holders = statistics_holders(unwrapped(model))
     for name, (mean, variance) in statistics.items():
         if name not in holders:
             raise ValueError(
@@ -201,14 +202,3 @@ def _images_for(network: nn.Module, batch: Any) -> torch.Tensor:
     if parameter is None:
         return images
     return images.to(parameter.device, parameter.dtype if images.is_floating_point() else None)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, whose layers bear their own names."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = cast(nn.Module, model.module)
-        elif "_orig_mod" in dict(model.named_children()):  # compiled
-            model = model.get_submodule("_orig_mod")
-        else:
-            return model

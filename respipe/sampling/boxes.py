@@ -1,4 +1,4 @@
-"""Geometry of crop boxes: arrays of (B, 4) rows ``top, left, height, width``."""
+"""Geometry of crop boxes: arrays whose last axis is ``top, left, height, width``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,38 @@ def scale_boxes(
     """Boxes as they lie in the same images resized by the given factors.
 
     Args:
-        boxes: (B, 4) float64.
+        boxes: (B, K, 4) float64, K boxes of each image.
         vertical, horizontal: (B,) float64, new side over old side of each image.
 
     Returns:
-        (B, 4) float64.
+        (B, K, 4) float64.
     """
-    return boxes * np.stack([vertical, horizontal, vertical, horizontal], axis=1)
+    return boxes * np.stack([vertical, horizontal, vertical, horizontal], axis=1)[:, None]
 
 
 def hull(boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     """The smallest whole-pixel boxes that contain the given ones.
 
     Args:
-        boxes: (B, 4) float64.
+        boxes: (..., 4) float64.
 
     Returns:
-        (B, 4) int64, each at least 1 x 1; a box of whole pixels is its own hull.
+        (..., 4) int64, each at least 1 x 1; a box of whole pixels is its own hull.
     """
-    start = np.floor(boxes[:, :2] + _SLACK)
-    stop = np.ceil(boxes[:, :2] + boxes[:, 2:] - _SLACK)
-    return np.concatenate([start, np.maximum(stop - start, 1)], axis=1).astype(np.int64)
+    start = np.floor(boxes[..., :2] + _SLACK)
+    stop = np.ceil(boxes[..., :2] + boxes[..., 2:] - _SLACK)
+    return np.concatenate([start, np.maximum(stop - start, 1)], axis=-1).astype(np.int64)
+
+
+def cover(hulls: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest box around all of an image's.
+
+    Args:
+        hulls: (B, K, 4) int64, K boxes of each image.
+
+    Returns:
+        (B, 4) int64.
+    """
+    start = hulls[..., :2].min(axis=1)
+    stop = (hulls[..., :2] + hulls[..., 2:]).max(axis=1)
+    return np.concatenate([start, stop - start], axis=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class EpochPlan:
         first_sample: (T + 1,) int64, where each step begins in ``samples``; the last entry is M.
         first_image: (T + 1,) int64, where each step begins in ``boxes`` and ``flips``; the last entry is R.
         equal_shares: whether all ranks must get the same number of samples of a step.
+        size_boxes: by size, (R, 4) float64 each, the boxes of steps that crop every one of their sizes in its own way;
+            empty where ``boxes`` serves all sizes.
     """
 
     epoch: int
@@ -39,6 +41,7 @@ class EpochPlan:
     first_sample: NDArray[np.int64]
     first_image: NDArray[np.int64]
     equal_shares: bool
+    size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -81,7 +84,13 @@ class EpochPlan:
             indices=np.repeat(self.samples[base + start : base + stop], copies),
             boxes=self.boxes[images],
             flips=self.flips[images],
+            size_boxes=self._size_boxes(step, images),
         )
+
+    def _size_boxes(self, step: Step, images: slice) -> NDArray[np.float64] | None:
+        if len(step.sizes) == 1 or not self.size_boxes:
+            return None
+        return np.stack([self.size_boxes[size][images] for size in step.sizes], axis=1)
 
 
 def plan_epoch(
@@ -140,6 +149,8 @@ def plan_evaluation(
 ) -> EpochPlan:
     """Plan an evaluation: every sample exactly once, in stored order, unflipped. The last step may be smaller.
 
+    A step of several sizes crops each of them as a step of that size alone would.
+
     Args:
         schedule: decides the sizes. All its steps must have ``batch_size`` samples without duplicates.
         heights, widths, batch_size, crop, epoch, seed: as for :func:`plan_epoch`.
@@ -157,17 +168,23 @@ def plan_evaluation(
             f"got {schedule!r}. Evaluate with one of constant batch size, such as Constant({schedule.base_size})."
         )
     steps[-1] = replace(steps[-1], batch_size=num_samples - (num_steps - 1) * batch_size)
-    return _plan(
-        steps,
-        np.arange(num_samples),
-        epoch=epoch,
-        seed=seed,
-        heights=heights,
-        widths=widths,
-        crop=crop,
-        flip_probability=0.0,
-        equal_shares=False,
-    )
+
+    def plan(steps: Sequence[Step]) -> EpochPlan:
+        return _plan(
+            steps,
+            np.arange(num_samples),
+            epoch=epoch,
+            seed=seed,
+            heights=heights,
+            widths=widths,
+            crop=crop,
+            flip_probability=0.0,
+            equal_shares=False,
+        )
+
+    several = {size for step in steps if len(step.sizes) > 1 for size in step.sizes}
+    alone = {size: plan([replace(step, sizes=(size,)) for step in steps]).boxes for size in several}
+    return replace(plan(steps), size_boxes=alone)
 
 
 def _plan(

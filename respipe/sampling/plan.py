@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,10 @@ class BatchPlan:
         number: number of the step within the epoch, from 0.
         indices: (B,) int64, sample numbers in the dataset.
         boxes: (B, 4) float64, crop boxes ``top, left, height, width`` in pixels of the sample's largest level. A box
-            may reach over the image's edge; what lies outside reads as black.
+            may reach over the image's edge; what lies outside reads as black. Of several sizes, the largest's.
         flips: (B,) bool, whether the crop is mirrored left to right.
+        size_boxes: (B, K, 4) float64, a box for each of the K sizes where these are cropped differently; None where
+            ``boxes`` serves all of them.
     """
 
     step: Step
@@ -30,10 +32,25 @@ class BatchPlan:
     indices: NDArray[np.int64]
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
+    size_boxes: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.indices)
         assert self.boxes.shape == (n, 4) and self.flips.shape == (n,), "one box and one flip per image"
+        assert self.size_boxes is None or self.size_boxes.shape == (n, len(self.step.sizes), 4), "one box per size"
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def boxes_by_size(self) -> NDArray[np.float64]:
+        """(B, K, 4) float64: the box of each image at each of the step's K sizes."""
+        if self.size_boxes is not None:
+            return self.size_boxes
+        return np.repeat(self.boxes[:, None], len(self.step.sizes), axis=1)
+
+    def take(self, rows: NDArray[np.int64]) -> BatchPlan:
+        """The batch of these rows, which may repeat."""
+        size_boxes = self.size_boxes[rows] if self.size_boxes is not None else None
+        return replace(
+            self, indices=self.indices[rows], boxes=self.boxes[rows], flips=self.flips[rows], size_boxes=size_boxes
+        )

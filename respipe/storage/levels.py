@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.sampling.boxes import scale_boxes
+from respipe.sampling.boxes import cover, hull, scale_boxes
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Level
 
@@ -19,11 +19,15 @@ class Route:
 
     Args:
         levels: (B,) int64, numbers of stored levels, 0 the largest.
-        boxes: (B, 4) float64, the plan's crop boxes in pixels of those levels.
+        boxes: (B, K, 4) float64, the plan's crop boxes at each of its K sizes, in pixels of those levels.
+        hulls: (B, K, 4) int64, their integer hulls.
+        covers: (B, 4) int64, the part of each stored image that holds all of its hulls.
     """
 
     levels: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    hulls: NDArray[np.int64]
+    covers: NDArray[np.int64]
 
 
 def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
@@ -39,12 +43,13 @@ def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> R
     """
     target = margin * max(plan.step.sizes)
     chosen = np.zeros(len(plan), np.int64)
-    boxes = plan.boxes
+    boxes, largest = plan.boxes_by_size(), plan.boxes[:, None]
     heights, widths = (side[plan.indices].astype(np.float64) for side in (levels[0].heights, levels[0].widths))
     for number, level in enumerate(levels[1:], start=1):
-        scaled = scale_boxes(plan.boxes, level.heights[plan.indices] / heights, level.widths[plan.indices] / widths)
+        factors = level.heights[plan.indices] / heights, level.widths[plan.indices] / widths
         # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
-        fits = np.min(scaled[:, 2:], axis=1) >= target * (1 - 1e-9)
+        fits = np.min(scale_boxes(largest, *factors)[:, 0, 2:], axis=1) >= target * (1 - 1e-9)
         chosen[fits] = number
-        boxes = np.where(fits[:, None], scaled, boxes)
-    return Route(levels=chosen, boxes=boxes)
+        boxes = np.where(fits[:, None, None], scale_boxes(plan.boxes_by_size(), *factors), boxes)
+    hulls = hull(boxes)
+    return Route(levels=chosen, boxes=boxes, hulls=hulls, covers=cover(hulls))

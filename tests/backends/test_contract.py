@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,13 +17,14 @@ from respipe.backends.reference import ReferenceBackend
 from respipe.backends.select import make_backend
 from respipe.errors import CorruptImageError
 from respipe.sampling.plan import BatchPlan
+from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
 from tests import plans
 from tests.backends import sources
 from tests.engines import needs_dali, needs_ffcv
 from tests.memory_dataset import MemoryDataset
-from tests.plans import BoxRule, make_plan
+from tests.plans import BoxRule, make_nested_plan, make_plan
 from tests.small_pages import convert_small
 
 CPU = torch.device("cpu")
@@ -185,6 +187,21 @@ def test_pixels_are_those_of_the_oracle(name: str, source: str, crop: str, datas
     rule, sizes = CROPS[crop]
     plan = make_plan(dataset, rule, sizes=sizes)
     (pixels,) = decode_with(name, dataset, [plan])
+    assert_close_to_oracle(name, dataset, plan, pixels)
+
+
+@pytest.mark.parametrize("rule", [plans.evaluation, plans.random_resized, plans.over_the_edge])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_sizes_cropped_each_in_its_own_way_get_the_pixels_of_each_alone(name: str, rule: BoxRule) -> None:
+    dataset = MemoryDataset(sources.SHAPES, tiled=name == "tiles")  # of one level, which serves every size
+    plan = make_nested_plan(dataset, rule, sizes=(40, 32, 20))
+    assert plan.size_boxes is not None
+    alone = [
+        dataclasses.replace(plan, step=Step((size,), len(plan)), boxes=plan.size_boxes[:, number], size_boxes=None)
+        for number, size in enumerate(plan.step.sizes)
+    ]
+    (pixels,) = decode_with(name, dataset, [plan])
+    assert_equal([pixels], [tuple(one for (one,) in decode_with(name, dataset, alone))])
     assert_close_to_oracle(name, dataset, plan, pixels)
 
 

@@ -30,12 +30,13 @@ def test_every_image_of_a_memory_map_is_cut(rule: BoxRule, num_threads: int) -> 
     routed = route(dataset.levels, plan)
     with closing(CropReader(dataset, num_threads=num_threads)) as reader:
         encoded = reader.read(plan, routed)
-    for row, box in enumerate(hull(routed.boxes).tolist()):
+    for row, box in enumerate(hull(routed.boxes)[:, 0].tolist()):
         stored = dataset.encoded(int(plan.indices[row]), int(routed.levels[row]))
         small, (top, left, _, _) = cut(stored.tobytes(), tuple(box))
         assert encoded.images[row].tobytes() == small
         np.testing.assert_array_equal(encoded.boxes[row], routed.boxes[row] - [top, left, 0, 0])
-        np.testing.assert_array_equal(encoded.hulls[row], np.array(box) - [top, left, 0, 0])
+        np.testing.assert_array_equal(encoded.hulls[row, 0], np.array(box) - [top, left, 0, 0])
+        np.testing.assert_array_equal(encoded.covers[row], encoded.hulls[row, 0])
 
 
 def test_images_that_cannot_be_cut_are_not_copied() -> None:
@@ -53,7 +54,7 @@ def test_files_are_read_whole(jpeg_folder: Path) -> None:
         encoded = reader.read(plan, route(dataset.levels, plan))
     for index, image in zip(plan.indices.tolist(), encoded.images, strict=True):
         np.testing.assert_array_equal(image, dataset.encoded(index))
-    np.testing.assert_array_equal(encoded.boxes, plan.boxes)
+    np.testing.assert_array_equal(encoded.boxes[:, 0], plan.boxes)
 
 
 def test_one_image_is_taken_out_with_its_crop() -> None:
@@ -66,6 +67,7 @@ def test_one_image_is_taken_out_with_its_crop() -> None:
     assert alone.images[0] is encoded.images[3]
     np.testing.assert_array_equal(alone.boxes, encoded.boxes[3:4])
     np.testing.assert_array_equal(alone.hulls, encoded.hulls[3:4])
+    np.testing.assert_array_equal(alone.covers, encoded.covers[3:4])
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])

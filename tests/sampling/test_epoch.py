@@ -14,6 +14,7 @@ from respipe.rng import Stream, draws
 from respipe.sampling import (
     BatchPlan,
     CenterCrop,
+    Crop,
     EpochPlan,
     RandomCrop,
     RandomResizedCrop,
@@ -22,7 +23,7 @@ from respipe.sampling import (
     plan_epoch,
     plan_evaluation,
 )
-from respipe.schedules import TRD, Constant, Schedule, Step
+from respipe.schedules import TRD, Constant, RSNet, Schedule, Step
 
 N = 103
 rng = np.random.default_rng(0)
@@ -177,6 +178,25 @@ def test_crop_is_told_the_largest_size_of_each_step() -> None:
             HEIGHTS[batch.indices], WIDTHS[batch.indices], size=size, draws=lambda word: np.zeros((0, 4))
         )
         assert np.array_equal(batch.boxes, expected)
+
+
+@pytest.mark.parametrize("crop", [CenterCrop(), RandomResizedCrop()], ids=repr)
+def test_evaluation_crops_each_of_several_sizes_as_if_it_were_alone(crop: Crop) -> None:
+    arguments: dict[str, Any] = {"heights": HEIGHTS, "widths": WIDTHS, "batch_size": 40, "crop": crop}
+    together = plan_evaluation(RSNet((96, 50, 32)), **arguments)
+    alone = [plan_evaluation(Constant(size), **arguments) for size in (96, 50, 32)]
+    assert len(together) == 3
+    for number, batch in enumerate(together):
+        assert np.array_equal(batch.boxes, alone[0][number].boxes)
+        assert np.array_equal(batch.boxes_by_size(), np.stack([plan[number].boxes for plan in alone], axis=1))
+    parts = [together.local(1, rank=rank, world_size=3).boxes_by_size() for rank in range(3)]
+    assert np.array_equal(np.concatenate(parts), together[1].boxes_by_size())
+
+
+def test_training_crops_all_sizes_of_a_step_alike() -> None:
+    batch = plan(RSNet((64, 32)), crop=CenterCrop())[0]
+    assert batch.size_boxes is None
+    assert np.array_equal(batch.boxes_by_size(), np.stack([batch.boxes] * 2, axis=1))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])

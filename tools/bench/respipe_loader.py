@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from respipe.backends.cutting import cut
 from respipe.backends.select import make_backend
 from respipe.loader import Loader
-from respipe.sampling.boxes import hull
 from respipe.sampling.plan import BatchPlan
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
 from respipe.schedules.step import Step
@@ -100,14 +99,13 @@ class Respipe:
     def _bytes_read(self, dataset: Dataset, plan: BatchPlan) -> list[int]:
         """Encoded bytes that each crop of a plan is decoded from."""
         routed = route(dataset.levels, plan, margin=self._settings.level_margin)
-        hulls = hull(routed.boxes)
         stored = [
             dataset.encoded(index, level)
             for index, level in zip(plan.indices.tolist(), routed.levels.tolist(), strict=True)
         ]
         if self._backend == "reference" or not dataset.tiled:
             return [len(data) for data in stored]
-        return [len(cut(data.tobytes(), box)[0]) for data, box in zip(stored, hulls.tolist(), strict=True)]
+        return [len(cut(data.tobytes(), box)[0]) for data, box in zip(stored, routed.covers.tolist(), strict=True)]
 
     def _engine_options(self) -> dict[str, Any]:
         return {

@@ -56,6 +56,7 @@ def decode_images(
     stored: NDArray[np.int64],
     boxes: NDArray[np.float64],
     hulls: NDArray[np.int64],
+    covers: NDArray[np.int64],
     flips: NDArray[np.bool_],
     outputs: tuple[NDArray[np.uint8], ...],
 ) -> int:
@@ -63,7 +64,7 @@ def decode_images(
 
     Args:
         lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
-        memory, stored, boxes, hulls, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
+        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
 
     Returns:
         the first row whose image is damaged, or -1. Rows from there on are not filled.
@@ -86,9 +87,9 @@ def decode_images(
         layout = read_layout(data)
         if layout.offsets == 0 or layout.height != stored[i, 2] or layout.width != stored[i, 3]:
             return i
-        top, left = max(hulls[i, 0], 0), max(hulls[i, 1], 0)
-        bottom = min(hulls[i, 0] + hulls[i, 2], layout.height)
-        right = min(hulls[i, 1] + hulls[i, 3], layout.width)
+        top, left = max(covers[i, 0], 0), max(covers[i, 1], 0)
+        bottom = min(covers[i, 0] + covers[i, 2], layout.height)
+        right = min(covers[i, 1] + covers[i, 3], layout.width)
         if top >= bottom or left >= right:
             for output in outputs:
                 output[i] = 0
@@ -99,8 +100,8 @@ def decode_images(
         quantized_cosines(scratch.quantizers, scratch.cosines)
         if not decode_region(data, layout, region, scratch.cosines, lookup, scratch.block, scratch.samples):
             return i
-        for output in outputs:
-            _resize(layout, region, boxes[i], hulls[i], flips[i], scratch, output[i])
+        for number, output in enumerate(outputs):
+            _resize(layout, region, boxes[i, number], hulls[i, number], flips[i], scratch, output[i])
     return -1
 
 

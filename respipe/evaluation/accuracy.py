@@ -1,0 +1,210 @@
+"""Accuracy of a model at several image sizes, and what it costs there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed
+from torch import nn
+
+from respipe.evaluation.passes import Pass, plan_passes
+from respipe.loader import Loader
+from respipe.model.wrappers import unwrapped
+from respipe.placement import Normalize
+from respipe.sampling.crops import CenterCrop, Crop
+from respipe.schedules.checks import check_int
+from respipe.schedules.cost import counted
+from respipe.schedules.rsnet import RSNet
+from respipe.storage.open import open_dataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How well a model did at one size, over all samples and ranks.
+
+    Args:
+        size: side of the images in pixels.
+        top1: share of the samples in 0..1 whose label scored highest.
+        top5: share of the samples in 0..1 whose label was among the five highest scores, or among all where the model
+            knows fewer classes.
+        loss: mean cross-entropy in nats.
+        num_samples: samples evaluated.
+        macs: multiply-accumulate operations that one image took, in both passes where it was also mirrored, as
+            :func:`respipe.cost.counted` counts them; None where the model cannot be run without its weights.
+    """
+
+    size: int
+    top1: float
+    top5: float
+    loss: float
+    num_samples: int
+    macs: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    source: str | os.PathLike[str],
+    sizes: int | Sequence[int],
+    *,
+    batch_size: int = 256,
+    flip: bool = False,
+    backend: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    normalize: Normalize = "imagenet",
+    crop: Crop | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Evaluation]:
+    """Evaluate a model at each size, every sample exactly once, on the device that it is on.
+
+    Each image is decoded once for all the sizes that read the same stored copy of it: of a class folder for all of
+    them, of a ``.beton`` with several levels for those that the same level serves (see
+    :func:`respipe.evaluation.passes.plan_passes`). Results at a size do not depend on the other sizes.
+
+    Where ``torch.distributed`` is initialised, call it on all ranks: each takes its share of every batch, and all get
+    the same results. The model runs in evaluation mode and is left in the mode it was in.
+
+    Args:
+        model: (B, 3, S, S) images to (B, K) logits.
+        source: a ``.beton`` file or a folder with one subfolder per class.
+        sizes: sides in pixels of the square evaluation images.
+        batch_size: global batch size, at most. Batches that several sizes are decoded for are smaller where they would
+            take more memory than one of the largest size alone.
+        flip: also show the mirror image of each image, and take the mean of both logits. Of logits, as ffcv-imagenet
+            does, not of probabilities: the answer stays that of one model whose features see both.
+        backend: as for :class:`respipe.Loader`.
+        dtype: of the images.
+        autocast: run the model in mixed precision with this dtype, such as ``torch.bfloat16``. None leaves it to the
+            caller, who may have entered ``torch.autocast``.
+        normalize: as for :class:`respipe.Loader`; what the model was trained with.
+        crop: as for :class:`respipe.Loader`; default ``CenterCrop()``, the usual resize and central crop.
+        num_threads: decoding threads; default: the cores this process may use.
+        progress: called after each batch with the number of batches done and their total, a batch counting anew at
+            each size.
+
+    Returns:
+        one result per size, in the order of ``sizes``.
+
+    Raises:
+        ValueError: there is no size, or a label has no logit.
+        TypeError: a size is no integer.
+    """
+    sizes = tuple(check_int("sizes", size, least=1) for size in ((sizes,) if isinstance(sizes, int) else sizes))
+    if not sizes:
+        raise ValueError("`sizes` must name at least one image size; got none.")
+    crop = crop if crop is not None else CenterCrop()
+    # DistributedDataParallel would wait for ranks that have no sample left.
+    network = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    device = device_of(network)
+    macs = _macs_by_size(network, sizes, num_passes=2 if flip else 1)
+    sums = dict[int, torch.Tensor]()
+    with ExitStack() as stack:
+        dataset = stack.enter_context(closing(open_dataset(source)))
+        passes = plan_passes(dataset, sizes, crop=crop, batch_size=batch_size)
+        report = _counting(progress, passes, len(dataset))
+        stack.enter_context(evaluation_mode(network))
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(device.type, dtype=autocast) if autocast is not None else ExitStack())
+        for number, one in enumerate(passes):
+            with Loader(
+                # The first loader takes what is open: opening a folder reads the header of every image.
+                dataset if number == 0 else source, RSNet(one.sizes), batch_size=one.batch_size, training=False,
+                backend=backend, device=device, dtype=dtype, normalize=normalize, crop=crop, num_threads=num_threads,
+            ) as loader:  # fmt: skip
+                sums |= _sum_up(network, loader, one.sizes, flip=flip, report=report)
+    return [_result(size, sums[size], macs[size]) for size in sizes]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Generator[None]:
+    """Have a model in evaluation mode, then every module in the mode it was in."""
+    modes = {module: module.training for module in cast(Iterable[nn.Module], model.modules())}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the CPU for one that has none."""
+    parameters = cast(Iterable[nn.Parameter], model.parameters())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+def _sum_up(
+    model: nn.Module, loader: Loader, sizes: tuple[int, ...], *, flip: bool, report: Callable[[], None]
+) -> dict[int, torch.Tensor]:
+    """Sums over all samples and ranks by size, (4,) float64 each; see :func:`_batch_sums`."""
+    device = device_of(model)
+    sums = torch.zeros(len(sizes), 4, dtype=torch.float64, device=device)
+    for batches, labels in loader:
+        images = cast(tuple[torch.Tensor, ...], batches if isinstance(batches, tuple) else (batches,))
+        for number, shown in enumerate(images):
+            if len(labels):
+                logits = model(shown).float()
+                if flip:
+                    logits = (logits + model(shown.flip(-1)).float()) / 2
+                sums[number] += _batch_sums(logits, labels)
+            report()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    return dict(zip(sizes, sums, strict=True))
+
+
+def _batch_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Samples, correct ones, correct ones among five, summed loss."""
+    num_classes = logits.shape[1]
+    if int(labels.max()) >= num_classes:
+        raise ValueError(
+            f"`model` must have a logit for every label; label {int(labels.max())} occurs and it has {num_classes}. "
+            "Build it with more classes, or evaluate on the data it was trained for."
+        )
+    hits = logits.topk(min(5, num_classes), dim=1).indices == labels[:, None]
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([hits.new_tensor(len(labels), dtype=torch.float64), hits[:, 0].sum(), hits.sum(), loss.double()])
+
+
+def _result(size: int, sums: torch.Tensor, macs: float | None) -> Evaluation:
+    count, top1, top5, loss = cast(list[float], sums.tolist())
+    return Evaluation(
+        size=size, top1=top1 / count, top5=top5 / count, loss=loss / count, num_samples=round(count), macs=macs
+    )
+
+
+def _macs_by_size(model: nn.Module, sizes: Iterable[int], *, num_passes: int) -> dict[int, float | None]:
+    try:
+        count = counted(unwrapped(model))
+        return {size: num_passes * count(size) for size in sizes}
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        # What the model cannot do with real images either, the evaluation will tell.
+        logger.warning("The cost of %s is not counted: %s", type(model).__name__, " ".join(str(error).split()))
+        return dict.fromkeys(sizes)
+
+
+def _counting(progress: Callable[[int, int], None] | None, passes: Sequence[Pass], count: int) -> Callable[[], None]:
+    """What to call after each batch of each size."""
+    total = sum(-(-count // one.batch_size) * len(one.sizes) for one in passes)
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return report
