@@ -1,9 +1,9 @@
 """Throughput and fidelity of respipe's backends beside those of other loaders, by image size.
 
 All loaders do the same work: random resized crops of area 0.08 to 1, mirrored half of the time, as uint8 batches in
-host memory (channels first or last as each has it), with the same number of threads or worker processes, on as many
-processor cores. They run interleaved, each in a process of its own. The times are those of the steady state; the
-start of a loader is told separately.
+host memory or on a GPU (channels first or last as each has it), with the same number of threads or worker processes, on
+as many processor cores. They run interleaved, each in a process of its own. The times are those of the steady state;
+the start of a loader is told separately.
 
     python tools/bench_loaders.py path/to/imagenet/val --json results.json --picture results.png
 """
@@ -110,6 +110,7 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="of each loader, or worker processes; and cores")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu", help="where batches end up, cpu or cuda; DALI decodes there too")
     parser.add_argument("--level-margin", type=float, default=1.0, help="of respipe's loaders")
     parser.add_argument("--rounds", type=int, default=5, help="times that each loader is visited at each size")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a visit")
@@ -152,6 +153,7 @@ def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Sett
         batch_size=arguments.batch_size,
         num_threads=arguments.threads,
         level_margin=arguments.level_margin,
+        device=arguments.device,
     )
     loaders: dict[str, LoaderProcess] = {}
     for name in names:
@@ -196,6 +198,7 @@ def command_line(arguments: argparse.Namespace) -> str:
         words += ["--loaders", ",".join(arguments.loaders)]
     for option in ("threads", "batch_size", "level_margin", "rounds", "seconds", "crops"):
         words += [f"--{option.replace('_', '-')}", f"{getattr(arguments, option):g}"]
+    words += ["--device", arguments.device] if arguments.device != "cpu" else []
     return shlex.join([*words, *(["--rsnet"] if arguments.rsnet else [])])
 
 
@@ -213,7 +216,8 @@ def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[
         "seconds_per_visit": arguments.seconds,
         "crops_for_psnr": arguments.crops,
         "epoch_images": EPOCH_IMAGES,
-        "output": "uint8 (B, 3, S, S) in host memory, random resized crop (area 0.08 to 1), mirrored half of the time",
+        "device": arguments.device,
+        "output": "uint8 (B, 3, S, S) on the device, random resized crop (area 0.08 to 1), mirrored half of the time",
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ def test_growth_compares_the_halves_after_the_first_fifth() -> None:
 def test_memory_that_is_kept_is_measured() -> None:
     cpu = torch.device("cpu")
     before = soak_loader.measure(0, cpu)
-    kept = torch.ones(2**24)
-    after = soak_loader.measure(7, cpu)
+    # From the system, since an array may lie in memory that the C library has kept.
+    with mmap.mmap(-1, 64 * soak_loader.MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as kept:
+        kept.write(b"1" * len(kept))
+        after = soak_loader.measure(7, cpu)
     assert after.batches == 7
-    assert after.anonymous - before.anonymous > 0.9 * kept.nbytes / soak_loader.MIB
+    assert after.anonymous - before.anonymous > 58
     assert after.rss >= after.anonymous
 
 

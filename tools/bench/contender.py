@@ -28,6 +28,7 @@ class Settings:
         batch_size: images per batch.
         num_threads: decoding threads, or worker processes where the loader has no threads.
         level_margin: of respipe's loaders, see :class:`respipe.Loader`.
+        device: where batches end up, "cpu" or "cuda". DALI decodes there too.
     """
 
     data: Path
@@ -35,6 +36,17 @@ class Settings:
     batch_size: int
     num_threads: int
     level_margin: float = 1.0
+    device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether batches end up on a GPU."""
+        return torch.device(self.device).type == "cuda"
+
+    def synchronize(self) -> None:
+        """Wait until the GPU has done all it was asked to."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +77,7 @@ class Fidelity(NamedTuple):
 
 
 class Contender(Protocol):
-    """A loader under test: random resized crops, mirrored half of the time, as uint8 tensors on the host.
+    """A loader under test: random resized crops, mirrored half of the time, as uint8 tensors on ``settings.device``.
 
     Attributes:
         batches_ahead: batches it may have ready, or under way, before they are asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import time
@@ -19,6 +20,7 @@ from respipe.errors import MissingBackendError
 from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
 from .loaders import LOADERS, make_contender
+from .training import EpochTime, MakesLoaders, Trainer, TrainingRate, normalized, train_epochs
 
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.1
@@ -42,12 +44,14 @@ class Runner:
         self._contender = contender
         self._settings = settings
         self._streams: dict[tuple[int, ...], Iterator[Batch]] = {}
+        self._trainers: dict[str, Trainer] = {}
 
     def first_batch(self, sizes: tuple[int, ...]) -> float:
         """Seconds from nothing but imported modules to the first batch at these sizes."""
         start = time.perf_counter()
         self._streams[sizes] = self._contender.stream(sizes)
         images, labels = next(self._streams[sizes])
+        self._settings.synchronize()
         seconds = time.perf_counter() - start
         expected = [(self._settings.batch_size, 3, size, size) for size in sizes]
         tensors = images if isinstance(images, tuple) else (images,)
@@ -64,8 +68,10 @@ class Runner:
         stream = self._streams[sizes]
         for _ in range(self._contender.batches_ahead):
             next(stream)  # these were ready before the clock starts
+        self._settings.synchronize()
         start = time.perf_counter()
         num_images = sum(len(next(stream)[1]) for _ in range(num_batches))
+        self._settings.synchronize()
         seconds = time.perf_counter() - start
         wait_until_idle()
         return num_images / seconds
@@ -82,6 +88,29 @@ class Runner:
     def bytes_per_image(self) -> float:
         """Mean number of bytes stored per sample."""
         return self._contender.bytes_per_image()
+
+    def training(self, size: int, num_batches: int, model: str, *, in_memory: bool) -> TrainingRate:
+        """Images per second that a network is trained on, over some batches.
+
+        Args:
+            size: side in pixels; :meth:`first_batch` has been called for it.
+            num_batches: steps to time, after three that are not.
+            model: see :class:`tools.bench.training.Trainer`.
+            in_memory: whether to train on one batch again and again instead of the loader's.
+        """
+        trainer = self._trainers.setdefault(model, Trainer(model, self._settings.device))
+        stream: Iterator[Any] = self._streams[size,]
+        if in_memory:
+            stream = itertools.repeat(next(stream))
+        rate = trainer.run(map(normalized, stream), num_batches)
+        wait_until_idle()
+        return rate
+
+    def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
+        """Seconds that epochs of a schedule take in training; of respipe's loaders only."""
+        if not isinstance(self._contender, MakesLoaders):
+            raise TypeError("only respipe's loaders follow a schedule")
+        return train_epochs(self._contender, schedule, num_images, num_epochs, model, self._settings.device)
 
 
 class LoaderProcess:
@@ -130,6 +159,14 @@ class LoaderProcess:
         """See :meth:`Runner.bytes_per_image`."""
         return self._call("bytes_per_image")
 
+    def training(self, size: int, num_batches: int, model: str, *, in_memory: bool) -> TrainingRate:
+        """See :meth:`Runner.training`."""
+        return self._call("training", size, num_batches, model, in_memory=in_memory)
+
+    def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
+        """See :meth:`Runner.epochs`."""
+        return self._call("epochs", schedule, num_images, num_epochs, model)
+
     def close(self) -> None:
         """End the process, by force where it does not end by itself. Safe to call twice."""
         self._connection.close()  # ends the loop that serves
@@ -144,8 +181,8 @@ class LoaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, *arguments: object) -> Any:
-        self._connection.send((method, arguments))
+    def _call(self, method: str, *arguments: object, **options: object) -> Any:
+        self._connection.send((method, arguments, options))
         return self._receive()
 
     def _receive(self) -> Any:
@@ -172,10 +209,10 @@ def _serve(connection: Connection, name: str, settings: Settings) -> None:
     runner = Runner(contender, settings)
     while True:
         try:
-            method, arguments = connection.recv()
+            method, arguments, options = connection.recv()
         except EOFError:
             break
-        connection.send(getattr(runner, method)(*arguments))
+        connection.send(getattr(runner, method)(*arguments, **options))
     # Suspended epochs hold threads that only the end of the process ends.
     for child in multiprocessing.active_children():
         child.terminate()

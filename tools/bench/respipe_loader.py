@@ -16,7 +16,7 @@ from respipe.backends.select import make_backend
 from respipe.loader import Loader
 from respipe.sampling.plan import BatchPlan
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
-from respipe.schedules.step import Step
+from respipe.schedules.step import Schedule, Step
 from respipe.storage.dataset import Bytes, Dataset, Level
 from respipe.storage.levels import route
 from respipe.storage.open import open_dataset
@@ -48,18 +48,22 @@ class Respipe:
 
     def stream(self, sizes: tuple[int, ...]) -> Generator[Batch, None, None]:
         """See :meth:`Contender.stream`."""
-        with Loader(
-            _Repeated(open_dataset(self._path)),
-            OneCrop(sizes),
-            batch_size=self._settings.batch_size,
-            backend=self._backend,
-            dtype=torch.uint8,
-            normalize=None,
-            num_threads=self._settings.num_threads,
-            level_margin=self._settings.level_margin,
-        ) as loader:
+        with self.loader(OneCrop(sizes), EPOCH_IMAGES, dtype=torch.uint8, normalize=None) as loader:
             while True:
                 yield from loader
+
+    def loader(self, schedule: Schedule, num_images: int, **options: Any) -> Loader:
+        """The loader of a schedule, with epochs of so many images. ``options`` are further arguments of it."""
+        return Loader(
+            _Repeated(open_dataset(self._path), num_images),
+            schedule,
+            batch_size=self._settings.batch_size,
+            backend=self._backend,
+            device=self._settings.device,
+            num_threads=self._settings.num_threads,
+            level_margin=self._settings.level_margin,
+            **options,
+        )
 
     def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
         """See :meth:`Contender.crops`; a plan with these boxes through the backend."""
@@ -82,7 +86,7 @@ class Respipe:
         (pixels,) = backend.collect()
         backend.close()
         bytes_read = float(np.mean(self._bytes_read(dataset, plan)))
-        return Crops(pixels=pixels.numpy(), boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
+        return Crops(pixels=pixels.cpu().numpy(), boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""
@@ -109,7 +113,7 @@ class Respipe:
 
     def _engine_options(self) -> dict[str, Any]:
         return {
-            "device": torch.device("cpu"),
+            "device": torch.device(self._settings.device),
             "num_threads": self._settings.num_threads,
             "level_margin": self._settings.level_margin,
         }
@@ -137,24 +141,24 @@ class OneCrop:
 
 
 class _Repeated:
-    """A dataset again and again, to the length of the benchmark's epochs.
+    """A dataset again and again, to a given length.
 
     Only the first repetition is checked for damage, since later epochs of a training run do not check again.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, num_images: int) -> None:
         self._dataset = dataset
-        self._source = np.arange(EPOCH_IMAGES) % len(dataset)
+        self._source = np.arange(num_images) % len(dataset)
         self.levels = tuple(self._repeat(level) for level in dataset.levels)
         self.labels = dataset.labels[self._source]
         self.path: Path = dataset.path
         self.classes = dataset.classes
         self.memory = dataset.memory
-        self.fingerprint = f"{dataset.fingerprint} x {EPOCH_IMAGES}"
+        self.fingerprint = f"{dataset.fingerprint} x {num_images}"
         self.tiled = dataset.tiled
 
     def __len__(self) -> int:
-        return EPOCH_IMAGES
+        return len(self._source)
 
     def encoded(self, index: int, level: int = 0) -> Bytes:
         return self._dataset.encoded(int(self._source[index]), level)

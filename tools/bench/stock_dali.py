@@ -1,4 +1,4 @@
-"""DALI as its examples run it on the CPU: file reader, random-crop decoder, antialiased resize, flip."""
+"""DALI as its examples run it, on the CPU or a GPU: file reader, random-crop decoder, antialiased resize, flip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from PIL import Image
 
 from .contender import Batch, Crops, Settings, folder_bytes_per_image
@@ -15,7 +15,7 @@ from .fidelity import as_shares, draw_boxes
 
 
 class StockDali:
-    """DALI's stock pipeline with ``device_id=None``."""
+    """DALI's stock pipeline. On a GPU it decodes, resizes and mirrors there."""
 
     batches_ahead = 3  # two in its queue, one under way
 
@@ -30,12 +30,15 @@ class StockDali:
             size,
             batch_size=self._settings.batch_size,
             num_threads=self._settings.num_threads,
-            device_id=None,
+            device_id=0 if self._settings.on_gpu else None,
             seed=0,
         )
         while True:
             images, labels = (torch.from_dlpack(output.as_tensor()) for output in pipeline.run())
-            yield images.permute(0, 3, 1, 2), labels.squeeze(1)
+            if self._settings.on_gpu:
+                # DALI uses the memory of a batch again for the next but one; a consumer keeps several in flight.
+                images, labels = images.clone(), labels.clone()
+            yield images.permute(0, 3, 1, 2), labels.squeeze(1).long()
 
     def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
         """See :meth:`Contender.crops`; a slice decoder in place of the one that draws its own boxes."""
@@ -64,11 +67,15 @@ class StockDali:
 @pipeline_def
 def _training_pipeline(data: str, size: int) -> object:
     encoded, labels = fn.readers.file(file_root=data, random_shuffle=True, initial_fill=1024, name="reader")
-    images = fn.decoders.image_random_crop(
-        encoded, output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], num_attempts=10
-    )
-    images = fn.resize(images, size=[size, size])
-    return fn.flip(images, horizontal=fn.random.coin_flip(probability=0.5)), labels
+    crop = {"random_area": [0.08, 1.0], "random_aspect_ratio": [3 / 4, 4 / 3], "num_attempts": 10}
+    mirrored = fn.random.coin_flip(probability=0.5)
+    if Pipeline.current().device_id is None:
+        images = fn.decoders.image_random_crop(encoded, output_type=types.RGB, **crop)
+        return fn.flip(fn.resize(images, size=[size, size]), horizontal=mirrored), labels
+    # Whole images: decoding a part of one crashes on some GPUs with some versions of nvImageCodec.
+    images = fn.decoders.image(encoded, device="mixed", output_type=types.RGB)
+    images = fn.random_resized_crop(images, size=[size, size], **crop)
+    return fn.flip(images, horizontal=mirrored), labels.gpu()
 
 
 @pipeline_def

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
 from ffcv.libffcv import imdecode, resize_crop
 from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
-from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 from numpy.typing import NDArray
 
 from .contender import EPOCH_IMAGES, Batch, Crops, Settings, folder_samples
@@ -32,6 +33,7 @@ class StockFfcv:
         """See :meth:`Contender.stream`."""
         (size,) = sizes
         samples = self._reader.num_samples
+        move = [ToDevice(torch.device("cuda", 0), non_blocking=True)] if self._settings.on_gpu else []
         loader = Loader(
             str(self._path),
             batch_size=self._settings.batch_size,
@@ -45,9 +47,10 @@ class StockFfcv:
                     RandomResizedCropRGBImageDecoder((size, size)),
                     RandomHorizontalFlip(),
                     ToTensor(),
+                    *move,
                     ToTorchImage(),
                 ],
-                "label": [IntDecoder(), ToTensor(), Squeeze()],
+                "label": [IntDecoder(), ToTensor(), *move, Squeeze()],
             },
         )
         while True:

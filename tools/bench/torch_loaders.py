@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class _PillowLoader:
         """See :meth:`Contender.bytes_per_image`."""
         return folder_bytes_per_image(self._settings.data)
 
+    def _placed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """One epoch's batches on the device."""
+        for images, labels in batches:
+            yield images.to(self._settings.device, non_blocking=True), labels.to(self._settings.device)
+
 
 class Torchvision(_PillowLoader):
     """``ImageFolder`` and its transforms under ``DataLoader``."""
@@ -60,9 +65,10 @@ class Torchvision(_PillowLoader):
             drop_last=True,
             num_workers=self._settings.num_threads,
             persistent_workers=True,
+            pin_memory=self._settings.on_gpu,
         )
         while True:
-            yield from loader
+            yield from self._placed(loader)
 
 
 class Timm(_PillowLoader):
@@ -86,10 +92,11 @@ class Timm(_PillowLoader):
             color_jitter=0.0,
             interpolation="bilinear",
             num_workers=self._settings.num_threads,
+            pin_memory=self._settings.on_gpu,
             device=torch.device("cpu"),
         )
         while True:
-            yield from loader.loader
+            yield from self._placed(loader.loader)
 
 
 class _Repeated(Dataset[Any]):

@@ -1,0 +1,106 @@
+"""What the benchmark of training makes of its measurements, and that its networks train."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.bench.contender import Settings
+from tools.bench.process import Runner
+from tools.bench.respipe_loader import Respipe
+from tools.bench.training import EpochTime, Trainer, TrainingRate, normalized
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import bench_gpu
+
+    yield bench_gpu
+    for name in [name for name in sys.modules if name == "bench_gpu" or name.partition(".")[0] == "bench"]:
+        del sys.modules[name]
+
+
+class CountingLoader:
+    """Claims that a network trains at half of the speed on its batches, and epochs take the time of their name."""
+
+    def __init__(self) -> None:
+        self.visits: list[tuple[int, int, bool]] = []
+
+    def training(self, size: int, num_batches: int, model: str, *, in_memory: bool) -> TrainingRate:
+        self.visits.append((size, num_batches, in_memory))
+        speed = 1000.0 if in_memory else 500.0
+        return TrainingRate(images_per_second=speed, allocated_mib=10.0 * len(self.visits), used_mib=7.0)
+
+    def throughput(self, sizes: tuple[int, ...], num_batches: int) -> float:
+        return 1.0
+
+    def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
+        return EpochTime(schedule=schedule, seconds=float(len(schedule)), num_steps=1.0, relative_macs=0.5)
+
+
+def options(**changes: object) -> Namespace:
+    values = {
+        "sizes": (224, 96), "rounds": 3, "seconds": 1.0, "batch_size": 100, "model": "resnet18", "threads": 1,
+        "epoch_loader": None, "schedules": ("full", "ab"), "epoch_images": 1, "epochs": 1,
+    }  # fmt: skip
+    return Namespace(**{**values, **changes})
+
+
+def test_shares_are_taken_within_rounds_that_alternate(bench_gpu: object) -> None:
+    loader = CountingLoader()
+    results = bench_gpu.measure_training({"respipe-tiles": loader}, options())
+    assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
+    assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
+    # A trial, then rounds of about one second: ten batches of a hundred at the speed in memory.
+    assert loader.visits[:7] == [(224, 4, True), *[(224, 10, False), (224, 10, True)] * 3]
+    assert results[0].allocated_mib == 60.0
+
+
+def test_epochs_are_compared_with_those_of_the_first_schedule(bench_gpu: object) -> None:
+    epochs = bench_gpu.measure_epochs({"ffcv-500": CountingLoader(), "respipe-tiles": CountingLoader()}, options())
+    assert [epoch["relative_seconds"] for epoch in epochs] == [1.0, 0.5]
+    assert {epoch["loader"] for epoch in epochs} == {"respipe tiles"}
+    assert bench_gpu.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
+    assert bench_gpu.measure_epochs({"ffcv-500": CountingLoader()}, options()) == []
+
+
+def test_command_names_no_path(bench_gpu: object, tmp_path: Path) -> None:
+    command = bench_gpu.command_line(bench_gpu.parse_arguments([str(tmp_path)]))
+    assert str(tmp_path) not in command
+    assert "--schedules" in command
+
+
+def test_images_are_normalised_as_the_loader_does() -> None:
+    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    images, labels = normalized((pixels, torch.tensor([0, 1])))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(images[:, 0], (pixels[:, 0] / 255 - 0.485) / 0.229)
+    assert labels.tolist() == [0, 1]
+
+
+def test_trainer_learns_from_every_batch() -> None:
+    torch.manual_seed(0)
+    trainer = Trainer("squeezenet1_1", "cpu")
+    before = [parameter.clone() for parameter in trainer.parameters()]
+    batch = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
+    rate = trainer.run(itertools.repeat(batch), 1)
+    assert rate.images_per_second > 0
+    assert rate.used_mib == 0
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.parameters(), strict=True))
+
+
+def test_epochs_of_several_sizes_are_trained_and_counted(jpeg_folder: Path) -> None:
+    settings = Settings(data=jpeg_folder, files={}, batch_size=8, num_threads=1)
+    runner = Runner(Respipe(settings, backend="reference", file=None), settings)
+    time = runner.epochs("RSNet((64, 32))", 16, 1, "resnet18")
+    assert (time.num_steps, time.schedule) == (2.0, "RSNet((64, 32))")
+    assert time.relative_macs == pytest.approx(1.25, rel=0.01)
+    assert time.seconds > 0

@@ -1,0 +1,305 @@
+"""Whether a loader keeps a GPU fed at every size, and whether cheap steps are cheap on the clock.
+
+Four measurements, in processes of their own, interleaved, medians of the rounds:
+
+* loading: images per second of respipe's backends, of stock FFCV and of DALI's stock pipeline, as uint8 on the GPU;
+* training: images per second of a ResNet-50 in bfloat16 on each loader's batches, and the share of its speed on one
+  batch that is in memory already (and the memory of the GPU);
+* epochs of schedules against an epoch of one size, next to the share of its multiply-adds.
+
+    python tools/bench_gpu.py path/to/imagenet/val --json benchmarks/gpu.json
+
+The images may be few: they are repeated to the length of an epoch. What the defaults take is sized for ten minutes on
+one GPU with eight cores, conversion of a few hundred images included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.contender import Settings
+from bench.loaders import LOADERS
+from bench.measure import Plan, Timing, measure
+from bench.prepare import prepare_files
+from bench.process import LoaderProcess, LoaderUnavailableError
+from bench.report import machine, to_markdown, to_table, versions
+from bench.training import EpochTime, TrainingRate
+from rich.console import Console
+
+logger = logging.getLogger("bench_gpu")
+
+FIXED = "Constant(224)"
+SCHEDULES = (
+    FIXED,
+    "TRD(224, 112, 0.5, draw='alternate')",
+    "MixSize('S144')",
+    "RSNet((224, 192, 160, 128, 96))",
+)
+DEFAULT_LOADERS = ("ffcv-500", "dali", "respipe-tiles", "respipe-ffcv", "respipe-dali")
+
+_TRIAL_STEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """Training on one loader's batches at one size.
+
+    Args:
+        loader: its title.
+        size: side in pixels.
+        images_per_second: on its batches, median of the rounds.
+        in_memory: on one batch again and again.
+        share: of the second that the first is, median over the rounds of the ratio within a round.
+        allocated_mib, used_mib: memory of the GPU that tensors had at most, and that was in use by whatever.
+    """
+
+    loader: str
+    size: int
+    images_per_second: float
+    in_memory: float
+    share: float
+    allocated_mib: float
+    used_mib: float
+
+
+def main() -> None:
+    """Measure, and write what was asked for."""
+    arguments = parse_arguments(sys.argv[1:])
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in (logger.name, "bench"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    console = Console(width=120)
+    with ExitStack() as stack:
+        loaders = start_loaders(arguments, stack)
+        loading = measure_loading(loaders, arguments)
+        training = measure_training(loaders, arguments)
+        epochs = measure_epochs(loaders, arguments)
+    report = {
+        "machine": machine(),
+        "versions": versions(),
+        "command": command_line(arguments),
+        "loading": [
+            {
+                "loader": LOADERS[name].title,
+                "size": sizes[0],
+                "images_per_second": timing.median,
+                "rounds": timing.rates,
+            }
+            for (name, sizes), timing in loading.items()
+        ],
+        "training": [asdict(result) for result in training],
+        "epochs": epochs,
+    }
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    for headings, cells in (loading_table(loading), training_table(training), epoch_table(epochs)):
+        if arguments.markdown:
+            console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
+        else:
+            console.print(to_table(headings, cells))
+
+
+def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one subfolder of JPEGs per class")
+    parser.add_argument("--sizes", type=_integers, default=(224, 192, 160, 128, 112, 96), help="sides, commas between")
+    parser.add_argument("--loaders", type=_texts, default=DEFAULT_LOADERS, help=f"of {', '.join(LOADERS)}")
+    parser.add_argument("--schedules", type=lambda text: tuple(text.split(";")), default=SCHEDULES,
+                        help="with semicolons between; the first is what the others are compared with")  # fmt: skip
+    parser.add_argument("--epoch-loader", help="whose epochs are timed (default: the fastest of respipe's at 224 px)")
+    parser.add_argument("--model", default="resnet50", help="of torchvision")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="of each loader")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5, help="of loading and training")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a visit")
+    parser.add_argument("--epoch-images", type=int, default=25_600)
+    parser.add_argument("--epochs", type=int, default=2, help="of each schedule; an even number, as TRD alternates")
+    parser.add_argument("--json", type=Path, help="file for results, machine and versions")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir(), "respipe-bench"),
+                        help="where converted files are kept for the next run (default: %(default)s)")  # fmt: skip
+    arguments = parser.parse_args(texts)
+    if not arguments.data.is_dir():
+        parser.error(f"DATA must be a folder with one subfolder of JPEGs per class; got {arguments.data}")
+    unknown = [name for name in arguments.loaders if name not in LOADERS]
+    if unknown:
+        parser.error(f"--loaders must be of {', '.join(LOADERS)}; got {', '.join(unknown)}")
+    if arguments.epoch_loader is not None and arguments.epoch_loader not in respipe_loaders(arguments.loaders):
+        parser.error(f"--epoch-loader must be one of respipe's in --loaders; got {arguments.epoch_loader}")
+    return arguments
+
+
+def respipe_loaders(names: Sequence[str]) -> list[str]:
+    """Those that are respipe's."""
+    return [name for name in names if not LOADERS[name].peer]
+
+
+def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, LoaderProcess]:
+    """Convert what the loaders read, and start their processes, which end with the stack."""
+    wanted = [LOADERS[name].file for name in arguments.loaders]
+    settings = Settings(
+        data=arguments.data,
+        files=prepare_files(
+            arguments.data, [file for file in wanted if file], arguments.workdir, num_workers=arguments.threads
+        ),
+        batch_size=arguments.batch_size,
+        num_threads=arguments.threads,
+        device=arguments.device,
+    )
+    loaders: dict[str, LoaderProcess] = {}
+    for name in arguments.loaders:
+        try:
+            loaders[name] = stack.enter_context(LoaderProcess(name, settings))
+        except LoaderUnavailableError as error:
+            logger.warning("Left out: %s", error)
+    return loaders
+
+
+def measure_loading(
+    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
+) -> dict[tuple[str, tuple[int, ...]], Timing]:
+    """Images per second of loading alone; also opens the loaders' streams for what follows."""
+    plan = Plan(
+        visits={name: [(size,) for size in arguments.sizes] for name in loaders},
+        batch_size=arguments.batch_size,
+        num_threads=arguments.threads,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+    )
+    return measure(loaders, plan)
+
+
+def measure_training(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[TrainingResult]:
+    """Training on each loader's batches and on one in memory, in turn."""
+    results: list[TrainingResult] = []
+    for size in arguments.sizes:
+        rates: dict[str, list[tuple[TrainingRate, TrainingRate]]] = {name: [] for name in loaders}
+        steps: dict[str, int] = {}
+        for name, loader in loaders.items():
+            trial = loader.training(size, _TRIAL_STEPS, arguments.model, in_memory=True)
+            steps[name] = max(2, round(trial.images_per_second * arguments.seconds / arguments.batch_size))
+        for _ in range(arguments.rounds):
+            for name, loader in loaders.items():
+                fed, ready = (
+                    loader.training(size, steps[name], arguments.model, in_memory=in_memory)
+                    for in_memory in (False, True)
+                )
+                rates[name].append((fed, ready))
+        for name, pairs in rates.items():
+            results.append(training_result(LOADERS[name].title, size, pairs))
+            logger.info("%s", results[-1])
+    return results
+
+
+def training_result(title: str, size: int, pairs: Sequence[tuple[TrainingRate, TrainingRate]]) -> TrainingResult:
+    """What the rounds of one loader at one size say."""
+    return TrainingResult(
+        loader=title,
+        size=size,
+        images_per_second=statistics.median(fed.images_per_second for fed, _ in pairs),
+        in_memory=statistics.median(ready.images_per_second for _, ready in pairs),
+        share=statistics.median(fed.images_per_second / ready.images_per_second for fed, ready in pairs),
+        allocated_mib=max(fed.allocated_mib for fed, _ in pairs),
+        used_mib=max(fed.used_mib for fed, _ in pairs),
+    )
+
+
+def measure_epochs(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Epochs of every schedule with one of respipe's loaders, against those of the first schedule."""
+    ours = respipe_loaders(tuple(loaders))
+    if not ours:
+        return []
+    chosen = arguments.epoch_loader or max(
+        ours,
+        key=lambda name: loaders[name].throughput((max(arguments.sizes),), _TRIAL_STEPS * arguments.threads),
+    )
+    times: list[EpochTime] = []
+    for schedule in arguments.schedules:
+        times.append(loaders[chosen].epochs(schedule, arguments.epoch_images, arguments.epochs, arguments.model))
+        logger.info("%s", times[-1])
+    first = times[0]
+    return [
+        {**asdict(time), "loader": LOADERS[chosen].title, "relative_seconds": time.seconds / first.seconds}
+        for time in times
+    ]
+
+
+def loading_table(
+    timings: Mapping[tuple[str, tuple[int, ...]], Timing],
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Headings and cells of the table of loading."""
+    return ("loader", "px", "images/s", "range"), [
+        (
+            LOADERS[name].title,
+            str(sizes[0]),
+            f"{timing.median:,.0f}",
+            f"{min(timing.rates):,.0f}-{max(timing.rates):,.0f}",
+        )
+        for (name, sizes), timing in timings.items()
+    ]
+
+
+def training_table(results: Sequence[TrainingResult]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Headings and cells of the table of training."""
+    return ("loader", "px", "images/s", "in memory", "share", "tensors MiB", "GPU MiB"), [
+        (
+            result.loader,
+            str(result.size),
+            f"{result.images_per_second:,.0f}",
+            f"{result.in_memory:,.0f}",
+            f"{result.share:.1%}",
+            f"{result.allocated_mib:,.0f}",
+            f"{result.used_mib:,.0f}",
+        )
+        for result in results
+    ]
+
+
+def epoch_table(epochs: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Headings and cells of the table of epochs."""
+    return ("schedule", "loader", "s/epoch", "time", "multiply-adds"), [
+        (
+            epoch["schedule"],
+            epoch["loader"],
+            f"{epoch['seconds']:.2f}",
+            f"{epoch['relative_seconds']:.2f}",
+            f"{epoch['relative_macs']:.2f}",
+        )
+        for epoch in epochs
+    ]
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command that repeats a run, without the paths of this machine."""
+    words = ["python", "tools/bench_gpu.py", "DATA"]
+    for option in ("model", "device", "threads", "batch_size", "rounds", "seconds", "epoch_images", "epochs"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    words += ["--sizes", ",".join(map(str, arguments.sizes)), "--loaders", ",".join(arguments.loaders)]
+    return shlex.join([*words, "--schedules", ";".join(arguments.schedules)])
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+if __name__ == "__main__":
+    main()
