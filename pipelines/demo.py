@@ -26,6 +26,7 @@ from rich.table import Table
 
 import respipe
 from pipelines import report, train
+from pipelines.metrics import label_of
 from pipelines.recipe import Recipe, load_recipe
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_batch, plot_runs, plot_schedule
@@ -96,25 +97,26 @@ def comparison(logs: Sequence[Sequence[dict[str, Any]]]) -> Table:
     """Both runs side by side, one column each."""
     starts = [log[0] for log in logs]
     epochs = [[event for event in log if event["event"] == "epoch"] for log in logs]
-    totals = [report.totals_by_size(run) for run in epochs]
+    totals = [report.totals_by_sizes(run) for run in epochs]
     scores = [report.best_and_last(run) for run in epochs]
     seconds = [sum(size.seconds for size in run.values()) for run in totals]
     images = [sum(size.images for size in run.values()) for run in totals]
     macs = [
-        sum(total.images * start["macs"][str(size)] for size, total in run.items()) / count
-        for run, start, count in zip(totals, starts, images, strict=True)
+        report.total_macs(run, start["macs"]) / count for run, start, count in zip(epochs, starts, images, strict=True)
     ]
     table = Table(
-        "", *(" and ".join(f"{size} px" for size in run) for run in totals), title="Same network, same epochs"
+        "",
+        *(" and ".join(f"{label_of(sizes)} px" for sizes in run) for run in totals),
+        title="Same network, same epochs",
     )
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("training time", *(f"{time:.1f} s ({time / seconds[0]:.0%})" for time in seconds))
     table.add_row("multiply-adds per image", *(f"{value / 1e6:.1f} M ({value / macs[0]:.0%})" for value in macs))
     table.add_row("images/s", *(f"{count / time:.0f}" for count, time in zip(images, seconds, strict=True)))
-    for size in totals[-1]:
-        rates = [f"{run[size].images_per_second:.0f}" if size in run else "" for run in totals]
-        table.add_row(f"images/s at {size} px", *rates)
+    for sizes in totals[-1]:
+        rates = [f"{run[sizes].images_per_second:.0f}" if sizes in run else "" for run in totals]
+        table.add_row(f"images/s at {label_of(sizes)} px", *rates)
     waits = [sum(size.wait_seconds for size in run.values()) for run in totals]
     table.add_row(
         "time waiting for data",

@@ -63,12 +63,18 @@ def process_group(device: str) -> Generator[Process]:
         torch.distributed.destroy_process_group()
 
 
-def wrap(model: nn.Module, process: Process) -> nn.Module:
-    """The model with its gradients averaged over all processes."""
+def wrap(model: nn.Module, process: Process, *, find_unused_parameters: bool = False) -> nn.Module:
+    """The model with its gradients averaged over all processes.
+
+    Args:
+        model: whose output is the loss, or what it is computed from without further parameters.
+        process: this one.
+        find_unused_parameters: whether some steps have no gradient for some of the parameters.
+    """
     if process.world_size == 1:
         return model
     devices = [process.device.index] if process.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=find_unused_parameters)
 
 
 def share_buffers(model: nn.Module, process: Process) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -51,7 +50,7 @@ def evaluate_calibrated(
     """Evaluate copies of a model whose BatchNorm statistics were measured at the size of each evaluation.
 
     Args:
-        model: left as it is.
+        model: adapted by :func:`respipe.adapt`, or plain; left as it is.
         recipe: of its training; its batch size and augmentation are those of the calibration, too.
         val: validation data.
         data: training data.
@@ -61,7 +60,8 @@ def evaluate_calibrated(
     device = next(model.parameters()).device
     results = Accuracies()
     for size in recipe.evaluation.sizes:
-        calibrated = copy.deepcopy(model)
+        # Of a model that has BatchNorms for some sizes only, the plain one for this size can be calibrated at it.
+        calibrated = respipe.extract(model, size)
         with respipe.Loader(
             data,
             Constant(size),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,26 @@ from pipelines.distributed import Process, sum_over_ranks
 logger = logging.getLogger(__name__)
 
 
+Sizes = tuple[int, ...]
+"""The sides in pixels that a step shows its images at, largest first; usually one."""
+
+
+def label_of(sizes: Sequence[int]) -> str:
+    """``32``, or ``32+24+16`` for steps of several sizes: what a log calls them."""
+    return "+".join(str(size) for size in sizes)
+
+
+def sizes_of(label: str) -> Sizes:
+    """The sizes that a log calls so."""
+    return tuple(int(size) for size in label.split("+"))
+
+
 @dataclass(kw_only=True)
 class SizeTotals:
-    """Sums over the steps of one size. Seconds are wall time; ``wait_seconds`` is the part spent waiting for data."""
+    """Sums over the steps of one kind: of one size, or of the same several sizes, where an image counts once.
+
+    Seconds are wall time; ``wait_seconds`` is the part spent waiting for data.
+    """
 
     steps: int = 0
     images: int = 0
@@ -38,7 +55,7 @@ class SizeTotals:
 
 
 class EpochMeter:
-    """Loss, throughput and waiting time of one epoch, by image size.
+    """Loss, throughput and waiting time of one epoch, by the sizes of its steps.
 
     Call ``batch_arrived`` and ``step_done`` around every step. Both only read the clock: a GPU's queue is waited for
     where the size changes and at the end, so that its time counts for the right size. On a GPU, waiting for data while
@@ -48,39 +65,39 @@ class EpochMeter:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._sums = torch.zeros(2, dtype=torch.float64, device=process.device)
-        self._size: int | None = None
+        self._step_sizes: Sizes | None = None
         self._mark = self._arrived = time.perf_counter()
-        self.sizes: dict[int, SizeTotals] = {}
+        self.sizes: dict[Sizes, SizeTotals] = {}
 
     def restart_clock(self) -> None:
         """Do not count the time since the last step: something else was done."""
         self._mark = time.perf_counter()
 
-    def batch_arrived(self, size: int) -> None:
-        """The loop has received a batch."""
+    def batch_arrived(self, sizes: Sizes) -> None:
+        """The loop has received a batch of these sizes."""
         self._arrived = time.perf_counter()
         wait = self._arrived - self._mark
-        if self._size not in (None, size):
+        if self._step_sizes not in (None, sizes):
             self._finish_queue()
-        self._size = size
-        totals = self.sizes.setdefault(size, SizeTotals())
+        self._step_sizes = sizes
+        totals = self.sizes.setdefault(sizes, SizeTotals())
         totals.wait_seconds += wait
         totals.seconds += wait
 
     def step_done(self, loss: torch.Tensor, num_images: int) -> None:
         """The loop has dealt with the batch: its mean loss, and how many images it had on this rank."""
-        assert self._size is not None, "a batch arrived before"
+        assert self._step_sizes is not None, "a batch arrived before"
         self._sums[0] += loss.detach().double() * num_images
         self._sums[1] += num_images
         self._mark = time.perf_counter()
-        totals = self.sizes[self._size]
+        totals = self.sizes[self._step_sizes]
         totals.steps += 1
         totals.images += num_images * self._process.world_size
         totals.seconds += self._mark - self._arrived
 
     def finish(self) -> tuple[float, float]:
         """End the epoch: its mean loss over all ranks, and its seconds."""
-        if self._size is not None:
+        if self._step_sizes is not None:
             self._arrived = time.perf_counter()
             self._finish_queue()
         loss, count = sum_over_ranks(self._sums, self._process).tolist()
@@ -89,20 +106,20 @@ class EpochMeter:
     def state_dict(self) -> dict[str, Any]:
         """All sums, over all ranks: every rank has to call it."""
         sums = sum_over_ranks(self._sums, self._process).tolist()
-        return {"sums": sums, "sizes": {size: asdict(totals) for size, totals in self.sizes.items()}}
+        return {"sums": sums, "sizes": {label_of(sizes): asdict(totals) for sizes, totals in self.sizes.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from a saved state."""
         if self._process.is_main:
             self._sums += torch.tensor(state["sums"], dtype=torch.float64, device=self._process.device)
-        self.sizes = {int(size): SizeTotals(**totals) for size, totals in state["sizes"].items()}
+        self.sizes = {sizes_of(label): SizeTotals(**totals) for label, totals in state["sizes"].items()}
 
     def _finish_queue(self) -> None:
         if self._process.device.type == "cuda":
             torch.cuda.synchronize(self._process.device)
             now = time.perf_counter()
-            assert self._size is not None, "there is a size whose queue it is"
-            self.sizes[self._size].seconds += now - self._arrived
+            assert self._step_sizes is not None, "there are sizes whose queue it is"
+            self.sizes[self._step_sizes].seconds += now - self._arrived
             self._arrived = now
 
 
@@ -148,9 +165,10 @@ def _tensorboard_writer(directory: Path) -> Any:
 
 def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
     scalars = {name: epoch[name] for name in ("train_loss", "lr", "seconds")}
-    for size, totals in epoch["sizes"].items():
-        scalars[f"images_per_second/{size}"] = totals["images_per_second"]
-        scalars[f"wait_seconds/{size}"] = totals["wait_seconds"]
+    for sizes, totals in epoch["sizes"].items():
+        scalars[f"images_per_second/{sizes}"] = totals["images_per_second"]
+        scalars[f"wait_seconds/{sizes}"] = totals["wait_seconds"]
+    scalars |= {f"ensemble_weight/{size}": weight for size, weight in epoch.get("ensemble", {}).items()}
     for prefix, results in (("", epoch["eval"]), ("calibrated_", epoch.get("calibrated", {}))):
         for size, result in results.items():
             scalars |= {f"{prefix}{name}/{size}": result[name] for name in ("top1", "top5", "loss")}

@@ -117,7 +117,7 @@ def summary(title: str, run: Path) -> dict[str, Any]:
         for epoch in range(recipe.epochs)
         for step in schedule.steps(epoch, num_samples=start["num_samples"], batch_size=recipe.data.batch_size)
     ]
-    totals = report.totals_by_size(epochs)
+    totals = report.totals_by_sizes(epochs)
     before, after = epochs[-1]["eval"], epochs[-1]["calibrated"]
     return {
         "name": title,
@@ -126,7 +126,7 @@ def summary(title: str, run: Path) -> dict[str, Any]:
         "steps": len(planned),
         "samples": sum(step.batch_size for step in planned),
         "images": sum(total.images for total in totals.values()),
-        "macs": sum(total.images * start["macs"][str(size)] for size, total in totals.items()),
+        "macs": report.total_macs(epochs, start["macs"]),
         "seconds": round(sum(total.seconds for total in totals.values()), 1),
         "accuracy": [
             {"size": int(size), "before": before[size]["top1"], "after": after[size]["top1"]} for size in before

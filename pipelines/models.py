@@ -9,7 +9,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from respipe.model.resnet_cifar import ResNetCifar
+from respipe.model.resnet_cifar import ResNetCifar, make_stem_small
 
 
 def build_model(name: str, *, num_classes: int, options: dict[str, Any]) -> nn.Module:
@@ -19,12 +19,16 @@ def build_model(name: str, *, num_classes: int, options: dict[str, Any]) -> nn.M
         name: ``resnet50``: any classification model of torchvision; ``timm:resnet50d``: any of timm;
             ``cifar:resnet56``: a :class:`ResNetCifar` of that depth.
         num_classes: length of its output.
-        options: further arguments of the model, such as ``{block: bottleneck}``.
+        options: further arguments of the model, such as ``{block: bottleneck}``. ``{small_stem: true}`` is for
+            images of CIFAR's size in a ResNet of torchvision; see :func:`respipe.model.resnet_cifar.make_stem_small`.
 
     Raises:
         ValueError: there is no such model, or it does not take these options.
     """
     library, _, model = name.rpartition(":")
+    if options.get("small_stem"):
+        others = {option: value for option, value in options.items() if option != "small_stem"}
+        return make_stem_small(build_model(name, num_classes=num_classes, options=others))
     try:
         if library == "cifar":
             return ResNetCifar(_depth(model), num_classes=num_classes, **options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +14,14 @@ from pipelines.recipe import LearningRate, Optimizer, Recipe
 from respipe.schedules import mean_batch_size
 
 
-def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.SGD:
-    """Make the optimizer; its learning rate is set before every step."""
+def build_optimizer(model: nn.Module, recipe: Optimizer, more_groups: Sequence[dict[str, Any]] = ()) -> torch.optim.SGD:
+    """Make the optimizer; its learning rate is set before every step.
+
+    Args:
+        model: that is trained.
+        recipe: of the optimizer.
+        more_groups: of other parameters, as optimizers take them.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
     decayed = [parameter for parameter in parameters if recipe.decay_all or parameter.ndim > 1]
@@ -21,6 +29,7 @@ def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.SGD:
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
+        *more_groups,
     ]
     optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]], lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov

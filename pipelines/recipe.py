@@ -69,6 +69,37 @@ class Model(Section):
     options: dict[str, Any] = {}
 
 
+class Adaptation(Section):
+    """What the network gets for the sizes of its schedule; see :func:`respipe.adapt`.
+
+    Args:
+        batchnorm: ``shared`` by all sizes, or private (``per_size``); ``auto`` is private for RSNet and LowMode.
+        kernels: ``pooled`` below the base size, or always ``full``; ``auto`` pools for LowMode.
+        layers: names of the convolutions that are pooled; null for those of the paper.
+        reduce: ``mean`` or ``sum`` of a kernel's weights.
+        drop_maxpool: leave out the stem's max-pooling where kernels are pooled.
+    """
+
+    batchnorm: Literal["auto", "shared", "per_size"] = "auto"
+    kernels: Literal["auto", "full", "pooled"] = "auto"
+    layers: tuple[str, ...] | None = None
+    reduce: Literal["mean", "sum"] = "mean"
+    drop_maxpool: bool = True
+
+
+class Distillation(Section):
+    """What the sizes of a step teach each other; see :class:`respipe.MRED`. Only for schedules of several at once.
+
+    Args:
+        teachers: ``larger``: the ensemble of all sizes, and every size those smaller than it; ``ensemble``: that alone;
+            ``none``: every size learns from the labels by itself.
+        weight_decay: of the weights of the ensemble.
+    """
+
+    teachers: Literal["larger", "ensemble", "none"] = "larger"
+    weight_decay: NonNegative = 0.0
+
+
 class BatchTransform(Section):
     """torchvision's ``v2.MixUp`` or ``v2.CutMix`` on every training batch.
 
@@ -88,6 +119,8 @@ class Data(Section):
         batch_size: global batch size at the schedule's base size.
         crop: of the training images.
         flip_probability: of mirroring a crop.
+        flip_each_size: where a step shows a crop at several sizes, whether each of them is mirrored on its own, with
+            probability 1/2, instead of all alike.
         normalize: a preset of the loader, or null for values in 0..1.
         batch_transform: mixing of images, or null.
     """
@@ -95,8 +128,15 @@ class Data(Section):
     batch_size: Count
     crop: CropChoice = CropChoice(name="RandomResizedCrop")
     flip_probability: Share = 0.5
+    flip_each_size: bool = False
     normalize: Literal["imagenet", "cifar10", "cifar100"] | None = "imagenet"
     batch_transform: BatchTransform | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.flip_each_size and self.batch_transform is not None:
+            raise ValueError("`flip_each_size` must be false beside a batch_transform. Leave one of them out.")
+        return self
 
 
 class Optimizer(Section):
@@ -165,6 +205,7 @@ class Runtime(Section):
         backend: of the loader.
         num_threads: decoding threads per process; default: the cores it may use.
         num_prefetch: batches of the largest size decoded ahead, or as many smaller ones as take the same memory.
+        recompute: where a step shows several sizes, hold the activations of one at a time, for a second forward pass.
         checkpoint_steps: also save every so many steps within an epoch; null saves after each epoch only.
         tensorboard: write TensorBoard logs too.
     """
@@ -173,6 +214,7 @@ class Runtime(Section):
     backend: Literal["auto", "dali", "ffcv", "reference", "tiles"] = "auto"
     num_threads: Count | None = None
     num_prefetch: Count = 3
+    recompute: bool = False
     checkpoint_steps: Count | None = None
     tensorboard: bool = True
 
@@ -181,7 +223,7 @@ class Recipe(Section):
     """A whole run.
 
     Args:
-        model, data, optimizer, learning_rate, evaluation, runtime: its parts.
+        model, adaptation, data, optimizer, learning_rate, distillation, evaluation, runtime: its parts.
         schedule: ``name`` of a class in :mod:`respipe.schedules` and its fields.
         epochs: length of the run.
         seed: of the weights, the data and everything else that is drawn.
@@ -200,15 +242,17 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = "auto"
     channels_last: bool = True
+    adaptation: Adaptation = Adaptation()
     optimizer: Optimizer = Optimizer()
+    distillation: Distillation = Distillation()
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if isinstance(schedule := self.build_schedule(), RSNet):
+        if isinstance(schedule := self.build_schedule(), RSNet) and self.data.batch_transform is not None:
             raise ValueError(
-                f"`schedule` must have one size per step here; got {schedule!r}. Train several sizes at once with a "
-                "loop of your own: see respipe.AllSizes."
+                f"`data.batch_transform` must be null where a step shows several sizes; got "
+                f"{self.data.batch_transform.name} beside {schedule!r}: it would mix the images of one size only."
             )
         return self
 

@@ -7,23 +7,34 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.metrics import SizeTotals
+from pipelines.metrics import Sizes, SizeTotals, label_of, sizes_of
 
 Epoch = Mapping[str, Any]
 """One ``epoch`` line of ``log.jsonl``."""
 
 
-def totals_by_size(epochs: Sequence[Epoch]) -> dict[int, SizeTotals]:
-    """Sum the epochs' measurements, largest size first."""
-    totals = dict[int, SizeTotals]()
+def totals_by_sizes(epochs: Sequence[Epoch]) -> dict[Sizes, SizeTotals]:
+    """Sum the epochs' measurements by the sizes of a step, largest first."""
+    totals = dict[Sizes, SizeTotals]()
     for epoch in epochs:
-        for size, measured in epoch["sizes"].items():
-            total = totals.setdefault(int(size), SizeTotals())
+        for label, measured in epoch["sizes"].items():
+            total = totals.setdefault(sizes_of(label), SizeTotals())
             total.steps += measured["steps"]
             total.images += measured["images"]
             total.seconds += measured["seconds"]
             total.wait_seconds += measured["wait_seconds"]
     return dict(sorted(totals.items(), reverse=True))
+
+
+def total_macs(epochs: Sequence[Epoch], macs: Mapping[str, float]) -> float:
+    """Multiply-accumulate operations of all forward passes.
+
+    Args:
+        epochs: of a run.
+        macs: those of one image by side in pixels, as the log's first line has them.
+    """
+    totals = totals_by_sizes(epochs).items()
+    return sum(total.images * sum(macs[str(size)] for size in sizes) for sizes, total in totals)
 
 
 def best_and_last(epochs: Sequence[Epoch]) -> dict[int, tuple[float, float]]:
@@ -38,8 +49,8 @@ def best_and_last(epochs: Sequence[Epoch]) -> dict[int, tuple[float, float]]:
 def epoch_line(epoch: Epoch, num_epochs: int) -> str:
     """One epoch on one line."""
     parts = [f"epoch {epoch['epoch'] + 1}/{num_epochs}", f"loss {epoch['train_loss']:.3f}"]
-    for size, total in totals_by_size([epoch]).items():
-        parts.append(f"{size} px: {total.images_per_second:.0f} images/s, waiting {total.wait_share:.0%}")
+    for sizes, total in totals_by_sizes([epoch]).items():
+        parts.append(f"{label_of(sizes)} px: {total.images_per_second:.0f} images/s, waiting {total.wait_share:.0%}")
     parts += [f"top-1 {result['top1']:.1%} at {size} px" for size, result in epoch["eval"].items()]
     return "  ".join(parts)
 
@@ -49,9 +60,9 @@ def speed_table(epochs: Sequence[Epoch]) -> Table:
     table = Table("trained at", "steps", "images", "time (s)", "images/s", "waiting for data", title="Speed")
     for column in table.columns:
         column.justify = "right"
-    for size, total in totals_by_size(epochs).items():
+    for sizes, total in totals_by_sizes(epochs).items():
         table.add_row(
-            f"{size} px", f"{total.steps:,}", f"{total.images:,}", f"{total.seconds:.1f}",
+            f"{label_of(sizes)} px", f"{total.steps:,}", f"{total.images:,}", f"{total.seconds:.1f}",
             f"{total.images_per_second:.0f}", f"{total.wait_share:.1%}",
         )  # fmt: skip
     return table

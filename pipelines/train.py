@@ -14,7 +14,9 @@ each step on its own.
 
 ``log.jsonl`` holds one JSON object a line. Shares are in 0..1, times in seconds; ``seconds`` is the training time of an
 epoch, ``elapsed`` that of the run with evaluation. ``calibrated`` has the form of ``eval`` and is there in the last
-epoch, where the recipe asks for it. A resumed run may write an epoch again: the later line counts. ::
+epoch, where the recipe asks for it. Steps of several sizes count as one of ``32+24+16`` px, their images once, and
+``ensemble`` is what each size weighs in the teacher of all. A resumed run may write an epoch again: the later line
+counts. ::
 
     {"event": "start", "recipe": {...}, "schedule": "TRD(...)", "world_size": 1, "device": "cpu", "backend": "ffcv",
      "num_samples": 50000, "steps_per_epoch": 390, "num_steps": 63960, "lr_scale": 1.0, "macs": {"32": 9e7, "16": 2e7}}
@@ -43,21 +45,22 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
-from torchvision.transforms import v2
 
 import respipe
 from pipelines import report
 from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
+from pipelines.data import build_loader, check_classes
 from pipelines.distributed import Process, process_group, share_buffers, wrap
 from pipelines.evaluation import Accuracies, evaluate_calibrated, evaluate_sizes
-from pipelines.metrics import EpochMeter, RunLog
+from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.models import build_model
+from pipelines.objective import build_objective, leaves_parameters_unused
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.precision import autocast
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.warmup import warm_up
 from respipe.errors import NoEffectWarning, RespipeError
-from respipe.storage.dataset import Dataset
+from respipe.loader import Images
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +77,8 @@ class Run:
         val: validation data, or None.
         loader: of the training data.
         model: the network itself.
-        parallel: the network as it is trained, with gradients averaged over processes.
-        criterion: logits and labels to mean loss.
+        objective: the network with its loss: images and labels to mean loss.
+        parallel: the objective as it is trained, with gradients averaged over processes.
         optimizer: its learning rate is set before each step.
         lr_scale: what the recipe's learning rates are multiplied by.
         scaler: of the loss, for float16 only.
@@ -91,8 +94,8 @@ class Run:
     val: str | None
     loader: respipe.Loader
     model: nn.Module
+    objective: respipe.AllSizes
     parallel: nn.Module
-    criterion: nn.Module
     optimizer: torch.optim.Optimizer
     lr_scale: float
     scaler: torch.amp.GradScaler
@@ -151,28 +154,16 @@ def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, out
     schedule = recipe.build_schedule()
     with closing(respipe.open_dataset(data)) as dataset:
         num_classes = check_classes(recipe, dataset, val)
-    transform = recipe.data.batch_transform
-    mixing = {"MixUp": v2.MixUp, "CutMix": v2.CutMix}
-    loader = respipe.Loader(
-        data,
-        schedule,
-        batch_size=recipe.data.batch_size,
-        backend=recipe.runtime.backend,
-        device=process.device,
-        normalize=recipe.data.normalize,
-        seed=recipe.seed,
-        crop=recipe.data.crop.build(),
-        flip_probability=recipe.data.flip_probability,
-        batch_transform=mixing[transform.name](alpha=transform.alpha, num_classes=num_classes) if transform else None,
-        num_threads=recipe.runtime.num_threads,
-        num_prefetch=recipe.runtime.num_prefetch,
-    )
+    loader = build_loader(recipe, data, num_classes=num_classes, device=process.device)
     model = build_model(recipe.model.name, num_classes=num_classes, options=recipe.model.options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning if process.is_main else UserWarning)
-        model = respipe.adapt(model, schedule)
+        model = respipe.adapt(model, schedule, **recipe.adaptation.model_dump())
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(process.device, memory_format=memory_format)
+    objective = build_objective(model, recipe).to(process.device)
+    criterion = objective.criterion
+    alpha = [criterion.parameter_group(recipe.distillation.weight_decay)] if isinstance(criterion, respipe.MRED) else []
     return Run(
         recipe=recipe,
         process=process,
@@ -181,30 +172,12 @@ def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, out
         val=val,
         loader=loader,
         model=model,
-        parallel=wrap(model, process),
-        criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
-        optimizer=build_optimizer(model, recipe.optimizer),
+        objective=objective,
+        parallel=wrap(objective, process, find_unused_parameters=leaves_parameters_unused(model, schedule)),
+        optimizer=build_optimizer(model, recipe.optimizer, alpha),
         lr_scale=batch_scale(recipe, num_samples=len(loader.dataset)),
         scaler=torch.amp.GradScaler(process.device.type, enabled=recipe.precision == "float16"),
     )
-
-
-def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
-    """The length of the model's output, once training and validation data are known to have the same classes."""
-    num_classes = recipe.model.num_classes or int(train.labels.max()) + 1
-    if train.labels.max() >= num_classes:
-        raise ValueError(
-            f"`model.num_classes` must cover every label; got {num_classes} and a label {train.labels.max()}."
-        )
-    if val is not None:
-        with closing(respipe.open_dataset(val)) as dataset:
-            if train.classes and dataset.classes and train.classes != dataset.classes:
-                differing = sorted(set(train.classes).symmetric_difference(dataset.classes))
-                raise ValueError(
-                    f"`--val` must have the classes of `--data`; only one of them has {differing[:5]}. "
-                    "Give both the same subfolders."
-                )
-    return num_classes
 
 
 def restore(run: Run, *, resume: bool) -> EpochMeter | None:
@@ -215,6 +188,7 @@ def restore(run: Run, *, resume: bool) -> EpochMeter | None:
     if checkpoint is None:
         return None
     run.model.load_state_dict(checkpoint["model"])
+    run.objective.criterion.load_state_dict(checkpoint["criterion"])
     run.optimizer.load_state_dict(checkpoint["optimizer"])
     run.scaler.load_state_dict(checkpoint["scaler"])
     run.loader.load_state_dict(checkpoint["loader"])
@@ -233,6 +207,7 @@ def save(run: Run, meter: EpochMeter | None) -> None:
         content = {
             "recipe": identity(run.recipe),
             "model": run.model.state_dict(),
+            "criterion": run.objective.criterion.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "scaler": run.scaler.state_dict(),
             "loader": run.loader.state_dict(),
@@ -311,15 +286,16 @@ def train_epoch(run: Run, epoch: int, meter: EpochMeter, progress: Progress, bar
     meter.restart_clock()
     rate = 0.0
     for images, labels in run.loader:
-        meter.batch_arrived(images.shape[-1])
+        sizes = tuple(one.shape[-1] for one in (images if isinstance(images, tuple) else (images,)))
+        meter.batch_arrived(sizes)
         step = run.loader.step - 1
         rate = run.lr_scale * learning_rate(
             recipe.learning_rate, epoch=epoch, step=step, num_steps=num_steps, num_epochs=recipe.epochs
         )
         seed_step(recipe.seed, epoch, step, run.process.rank)
         loss = train_step(run, images, labels, rate)
-        meter.step_done(loss, len(images))
-        progress.update(bar, advance=1, description=f"epoch {epoch + 1}/{recipe.epochs}, {images.shape[-1]} px")
+        meter.step_done(loss, len(labels))
+        progress.update(bar, advance=1, description=f"epoch {epoch + 1}/{recipe.epochs}, {label_of(sizes)} px")
         every = recipe.runtime.checkpoint_steps
         if every is not None and (step + 1) % every == 0 and step + 1 < num_steps:
             save(run, meter)
@@ -327,19 +303,29 @@ def train_epoch(run: Run, epoch: int, meter: EpochMeter, progress: Progress, bar
     loss, seconds = meter.finish()
     if not math.isfinite(loss):
         raise RuntimeError(f"The loss of epoch {epoch} is {loss}: training has diverged. Lower learning_rate.peak.")
-    sizes = {
-        str(size): {**asdict(totals), "images_per_second": totals.images_per_second}
-        for size, totals in meter.sizes.items()
+    measured = {
+        label_of(sizes): {**asdict(totals), "images_per_second": totals.images_per_second}
+        for sizes, totals in meter.sizes.items()
     }
-    return {"epoch": epoch, "seconds": seconds, "train_loss": loss, "lr": rate, "sizes": sizes}
+    record = {"epoch": epoch, "seconds": seconds, "train_loss": loss, "lr": rate, "sizes": measured}
+    return record | ensemble_weights(run)
 
 
-def train_step(run: Run, images: torch.Tensor, labels: torch.Tensor, rate: float) -> torch.Tensor:
-    """One step of the optimizer; returns the mean loss."""
+def ensemble_weights(run: Run) -> dict[str, dict[str, float]]:
+    """What each size weighs in the ensemble that teaches all of them, as ``ensemble``; empty where there is none."""
+    criterion = run.objective.criterion
+    if not isinstance(criterion, respipe.MRED):
+        return {}
+    weights = zip(run.loader.schedule.sizes, criterion.weights.tolist(), strict=True)
+    return {"ensemble": {str(size): weight for size, weight in weights}}
+
+
+def train_step(run: Run, images: Images, labels: torch.Tensor, rate: float) -> torch.Tensor:
+    """One step of the optimizer on images of one size, or of several; returns the mean loss."""
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     with autocast(run.recipe.precision, run.process.device):
-        loss = run.criterion(run.parallel(images), labels)
+        loss = run.parallel(images, labels)
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
     run.scaler.step(run.optimizer)

@@ -28,6 +28,7 @@ class Outline:
         batch_size: global batch size at the schedule's base size.
         model: name of the recipe's model, ``resnet50`` without a recipe.
         model_options: further arguments of that model.
+        kernels: what the recipe says of pooled kernels, as arguments of :func:`respipe.adapt`.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Outline:
     batch_size: int
     model: str = "resnet50"
     model_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kernels: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def read_outline(source: str, *, epochs: int | None, num_samples: int | None, batch_size: int | None) -> Outline:
@@ -75,6 +77,7 @@ def read_outline(source: str, *, epochs: int | None, num_samples: int | None, ba
             batch_size=batch_size or _positive(data, "batch_size") or _BATCH_SIZE,
             model=str(model.get("name", Outline.model)),
             model_options=_mapping(model, "options"),
+            kernels={name: value for name, value in _mapping(recipe, "adaptation").items() if name != "batchnorm"},
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

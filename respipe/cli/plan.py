@@ -53,7 +53,7 @@ def plan(
     from respipe.cli.plan_report import plan_report
 
     outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)
-    report = plan_report(replace(outline, model=model, model_options={}) if model else outline)
+    report = plan_report(replace(outline, model=model, model_options={}, kernels={}) if model else outline)
     if as_json:
         write_json(report)
     else:

@@ -99,12 +99,18 @@ def _counted(outline: Outline) -> Macs:
         model = _build_model(outline.model, outline.model_options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a stride that does not divide, or no need of changes
-        return counted(adapt(model, outline.schedule, batchnorm="shared"))  # which costs the same
+        # Shared BatchNorm, which costs the same.
+        return counted(adapt(model, outline.schedule, batchnorm="shared", **outline.kernels))
 
 
 def _build_model(name: str, options: Mapping[str, Any]) -> Module:
     library, _, model = name.rpartition(":")
     try:
+        if options.get("small_stem"):
+            from respipe.model.resnet_cifar import make_stem_small
+
+            others = {option: value for option, value in options.items() if option != "small_stem"}
+            return make_stem_small(_build_model(name, others))
         if library == "cifar":
             from respipe.model.resnet_cifar import ResNetCifar
 

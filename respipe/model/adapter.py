@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from respipe.errors import NoEffectWarning
 from respipe.model import trace
 from respipe.model.batchnorm import make_batchnorm_per_size
 from respipe.model.kernels import make_kernels_pooled
+from respipe.model.pooled_layers import Reduce
 from respipe.model.pooling import make_pooling_adaptive
 from respipe.schedules.checks import check_choice
 from respipe.schedules.lowmode import LowMode
@@ -26,7 +27,14 @@ Kernels = Literal["auto", "full", "pooled"]
 
 
 def adapt(
-    model: nn.Module, schedule: Schedule, *, batchnorm: BatchNorm = "auto", kernels: Kernels = "auto"
+    model: nn.Module,
+    schedule: Schedule,
+    *,
+    batchnorm: BatchNorm = "auto",
+    kernels: Kernels = "auto",
+    layers: Sequence[str] | None = None,
+    reduce: Reduce = "mean",
+    drop_maxpool: bool = True,
 ) -> nn.Module:
     """Let ``model`` take images of every size of ``schedule``, in place, and go by the size of those it is given.
 
@@ -45,8 +53,8 @@ def adapt(
             :func:`respipe.model.batchnorm.make_batchnorm_per_size` describes. "auto": per size for RSNet and LowMode,
             else shared.
         kernels: "full": as they are. "pooled": smaller at the sizes below ``schedule.base_size``, as
-            :func:`respipe.model.kernels.make_kernels_pooled` describes; for other layers or sums call that yourself and
-            pass "full". "auto": pooled for LowMode, else full.
+            :func:`respipe.model.kernels.make_kernels_pooled` describes. "auto": pooled for LowMode, else full.
+        layers, reduce, drop_maxpool: which kernels are pooled and how, as described there.
 
     Returns:
         ``model`` itself.
@@ -68,7 +76,7 @@ def adapt(
     _try_sizes(model, schedule.sizes)
     _warn_about_ragged_maps(model, schedule)
     divided = _divide_batchnorm(model, schedule, batchnorm)
-    pooled = _pool_kernels(model, schedule, kernels)
+    pooled = _pool_kernels(model, schedule, kernels, layers=layers, reduce=reduce, drop_maxpool=drop_maxpool)
     if pooled:
         _try_sizes(model, schedule.sizes)  # without max-pooling, maps are larger
     if replaced:
@@ -92,10 +100,10 @@ def _divide_batchnorm(model: nn.Module, schedule: Schedule, batchnorm: BatchNorm
     return make_batchnorm_per_size(model, schedule.sizes, affine=True) if wanted else ()
 
 
-def _pool_kernels(model: nn.Module, schedule: Schedule, kernels: Kernels) -> tuple[str, ...]:
+def _pool_kernels(model: nn.Module, schedule: Schedule, kernels: Kernels, **options: Any) -> tuple[str, ...]:
     wanted = isinstance(schedule, LowMode) if kernels == "auto" else kernels == "pooled"
     low_sizes = [size for size in schedule.sizes if size < schedule.base_size]
-    return make_kernels_pooled(model, schedule.base_size, low_sizes) if wanted and low_sizes else ()
+    return make_kernels_pooled(model, schedule.base_size, low_sizes, **options) if wanted and low_sizes else ()
 
 
 def _try_sizes(model: nn.Module, sizes: tuple[int, ...]) -> None:

@@ -80,6 +80,33 @@ class ResNetCifar(nn.Module):
         return self.head(self.pool(features).flatten(1))
 
 
+def make_stem_small(model: nn.Module) -> nn.Module:
+    """Give an ImageNet ResNet the stem of one for 32 px images, in place: 3 x 3 and stride 1 instead of 7 x 7 and 2.
+
+    Its max-pooling stays, so that images of 32 px have maps of 16 px in the first stage. The new weights are drawn as
+    torchvision does.
+
+    Args:
+        model: a ResNet of torchvision, or of the same build: its first layer is ``conv1``, 7 x 7 without bias.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    stem = getattr(model, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or stem.kernel_size != (7, 7) or stem.bias is not None:
+        raise ValueError(
+            "`model` must be a ResNet whose first layer is `conv1`, 7 x 7 without bias; got "
+            f"{type(model).__name__} with {stem}. Leave its stem as it is."
+        )
+    small = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False, device=stem.weight.device)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1 = small
+    return model
+
+
 class _ResidualBlock(nn.Module):
     def __init__(self, channels: int, width: int, *, stride: int, block: Block) -> None:
         super().__init__()

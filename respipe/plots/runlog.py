@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,14 @@ def read_run(run_dir: str | os.PathLike[str]) -> RunLog:
     return RunLog(name=Path(run_dir).resolve().name, epochs=epochs)
 
 
+def _images(sizes: Mapping[str, Mapping[str, Any]]) -> Mapping[int, int]:
+    """Images by side; those of steps of several sizes, ``32+24``, count at each of them."""
+    images: Counter[int] = Counter()
+    for label, measured in sizes.items():
+        images.update({int(size): int(measured["images"]) for size in label.split("+")})
+    return images
+
+
 def _parse(line: str, place: str) -> Mapping[str, Any]:
     try:
         event = json.loads(line)
@@ -86,7 +95,7 @@ def _epoch_record(event: Mapping[str, Any], place: str) -> EpochRecord:
             epoch=int(event["epoch"]),
             elapsed=float(event["elapsed"]),
             train_loss=float(event["train_loss"]),
-            images={int(size): int(measured["images"]) for size, measured in sizes.items()},
+            images=_images(sizes),
             top1={int(size): float(scores["top1"]) for size, scores in evaluations.items()},
         )
     except KeyError as error:

@@ -26,15 +26,15 @@ def test_time_is_split_by_size_into_waiting_and_work(clock: list[float]) -> None
     meter = EpochMeter(PROCESS)
     for size, wait, work, images in [(32, 1.0, 3.0, 4), (16, 0.5, 1.5, 8), (32, 2.0, 2.0, 4)]:
         clock[0] += wait
-        meter.batch_arrived(size)
+        meter.batch_arrived((size,))
         clock[0] += work
         meter.step_done(torch.tensor(2.0), images)
     assert meter.sizes == {
-        32: SizeTotals(steps=2, images=8, seconds=8.0, wait_seconds=3.0),
-        16: SizeTotals(steps=1, images=8, seconds=2.0, wait_seconds=0.5),
+        (32,): SizeTotals(steps=2, images=8, seconds=8.0, wait_seconds=3.0),
+        (16,): SizeTotals(steps=1, images=8, seconds=2.0, wait_seconds=0.5),
     }
-    assert meter.sizes[32].images_per_second == 1.0
-    assert meter.sizes[32].wait_share == 0.375
+    assert meter.sizes[(32,)].images_per_second == 1.0
+    assert meter.sizes[(32,)].wait_share == 0.375
     assert meter.finish() == (2.0, 10.0)
 
 
@@ -43,7 +43,7 @@ def test_time_before_restart_is_not_counted(clock: list[float]) -> None:
     clock[0] += 100.0
     meter.restart_clock()
     clock[0] += 1.0
-    meter.batch_arrived(32)
+    meter.batch_arrived((32,))
     meter.step_done(torch.tensor(0.0), 1)
     assert meter.finish() == (0.0, 1.0)
 
@@ -51,30 +51,30 @@ def test_time_before_restart_is_not_counted(clock: list[float]) -> None:
 def test_loss_is_the_mean_over_images_not_steps(clock: list[float]) -> None:
     meter = EpochMeter(PROCESS)
     for loss, images in [(1.0, 30), (4.0, 10)]:
-        meter.batch_arrived(32)
+        meter.batch_arrived((32,))
         meter.step_done(torch.tensor(loss), images)
     assert meter.finish()[0] == 1.75
 
 
 def test_images_count_over_all_ranks(clock: list[float]) -> None:
     meter = EpochMeter(Process(rank=0, world_size=4, device=torch.device("cpu")))
-    meter.batch_arrived(32)
+    meter.batch_arrived((32,))
     meter.step_done(torch.tensor(0.0), 8)
-    assert meter.sizes[32].images == 32
+    assert meter.sizes[(32,)].images == 32
 
 
 def test_saved_meter_goes_on_counting(clock: list[float]) -> None:
     meter = EpochMeter(PROCESS)
-    meter.batch_arrived(32)
+    meter.batch_arrived((32,))
     clock[0] += 2.0
     meter.step_done(torch.tensor(3.0), 1)
     resumed = EpochMeter(PROCESS)
     resumed.load_state_dict(meter.state_dict())
-    resumed.batch_arrived(32)
+    resumed.batch_arrived((32,))
     clock[0] += 4.0
     resumed.step_done(torch.tensor(1.0), 3)
     assert resumed.finish() == (1.5, 6.0)
-    assert resumed.sizes == {32: SizeTotals(steps=2, images=4, seconds=6.0)}
+    assert resumed.sizes == {(32,): SizeTotals(steps=2, images=4, seconds=6.0)}
 
 
 def test_log_lines_are_json_and_a_torn_line_stays_alone(tmp_path: Path) -> None:
