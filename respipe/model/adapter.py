@@ -97,7 +97,8 @@ def adapt(
 
 def _divide_batchnorm(model: nn.Module, schedule: Schedule, batchnorm: BatchNorm) -> tuple[str, ...]:
     wanted = isinstance(schedule, RSNet | LowMode) if batchnorm == "auto" else batchnorm == "per_size"
-    return make_batchnorm_per_size(model, schedule.sizes, affine=True) if wanted else ()
+    has_several = len(schedule.sizes) > 1
+    return make_batchnorm_per_size(model, schedule.sizes, affine=True) if wanted and has_several else ()
 
 
 def _pool_kernels(model: nn.Module, schedule: Schedule, kernels: Kernels, **options: Any) -> tuple[str, ...]:

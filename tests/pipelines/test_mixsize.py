@@ -53,7 +53,7 @@ def test_three_runs_over_the_same_images_are_compared(output: Path) -> None:
 
 
 def test_accuracy_is_that_of_the_logs_before_and_after_calibration(output: Path) -> None:
-    for folder, (name, _, _) in mixsize.RUNS.items():
+    for folder, (name, _, _) in mixsize.COMPARISON.runs.items():
         lines = (output / folder / "log.jsonl").read_text().splitlines()
         last = [event for event in map(json.loads, lines) if event["event"] == "epoch"][-1]
         assert runs(output)[name]["accuracy"] == [
@@ -83,19 +83,7 @@ def test_finished_comparison_is_drawn_again_without_training(
     mixsize.main([*command, "--json", str(tmp_path / "again.json"), "--picture", str(tmp_path / "again.pdf")])
     assert (tmp_path / "again.json").read_text() == (output / "results.json").read_text()
     assert (tmp_path / "again.pdf").exists() == has_matplotlib
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][-11:]
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][-12:]
     assert table[0] == "|  | fixed 32 px | MixSize B+ | MixSize D+ |"
     assert table[2].startswith("| steps | 18 |")
     assert table[-1].startswith("| top-1 at 16 px, before / after |")
-
-
-def test_full_comparison_is_that_of_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lines: list[list[str]] = []
-    monkeypatch.setattr(train, "main", lines.append)
-    monkeypatch.setattr(mixsize, "summary", lambda *_: {})
-    monkeypatch.setattr(mixsize, "markdown", lambda _: "")
-    monkeypatch.setattr(mixsize, "plot_accuracy", lambda *_: None)
-    mixsize.main(["--data", "a", "--val", "b", "--output", str(tmp_path), "--full"])
-    changes = [[line[place + 1] for place, word in enumerate(line) if word == "--set"] for line in lines]
-    sizes = "evaluation.sizes=[40, 32, 24, 16]"
-    assert changes == [[sizes, "schedule={name: Constant, size: 32}"], [sizes], [sizes]]

@@ -25,6 +25,17 @@ def test_models_are_built_by_name_with_the_given_classes(name: str, options: dic
         assert model(torch.empty(2, 3, 64, 64)).shape == (2, 7)
 
 
+def test_small_stem_keeps_the_maps_of_small_images_large() -> None:
+    with torch.device("meta"):
+        model = build_model("resnet18", num_classes=10, options={"small_stem": True})
+    assert isinstance(model, torchvision.models.ResNet)
+    shapes = list[tuple[int, ...]]()
+    for layer in (model.conv1, model.layer1, model.layer4):
+        layer.register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape[2:])))
+    model(torch.empty(2, 3, 32, 32, device="meta"))
+    assert shapes == [(32, 32), (16, 16), (2, 2)]
+
+
 def test_names_without_prefix_are_torchvisions_and_cifar_takes_a_depth() -> None:
     with torch.device("meta"):
         assert isinstance(build_model("resnet18", num_classes=2, options={}), torchvision.models.ResNet)
@@ -40,6 +51,11 @@ def test_names_without_prefix_are_torchvisions_and_cifar_takes_a_depth() -> None
         ("hub:resnet50", {}, "must begin with timm: or cifar:"),
         ("cifar:vgg16", {}, "must be cifar:resnetDEPTH"),
         ("cifar:resnet21", {}, "`depth` must be 6n"),
+        (
+            "mobilenet_v2",
+            {"small_stem": True},
+            "`model` must be a ResNet whose first layer is `conv1`.*got MobileNetV2",
+        ),
         ("resnet18", {"colour": "red"}, "`model.options` must be arguments of resnet18; got {'colour': 'red'}"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from pydantic import ValidationError
 from pipelines.models import build_model
 from pipelines.optimization import batch_scale
 from pipelines.recipe import RECIPES, load_recipe
+from respipe.model.adapter import adapt
+from respipe.model.pooled_layers import PooledConv2d
 from respipe.sampling.crops import RandomCrop, WholeImage
-from respipe.schedules import TRD, Constant, MixSize
+from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet
+from respipe.schedules.cost import counted
 from respipe.schedules.usage import usage
 
 ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -19,7 +23,9 @@ ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 def test_the_recipes_that_the_readme_names_are_there() -> None:
     mixsize = {f"mixsize_{data}_{kind}" for data in ("imagenet", "cifar10") for kind in "bd"}
-    assert {"trd_imagenet", "trd_cifar10", "baseline_imagenet", "baseline_cifar10", "demo", *mixsize} <= set(ALL)
+    switchable = {"rsnet_imagenet", "rsnet_cifar10", "lowmode_cifar10_resnet18", "lowmode_cifar10_resnet50"}
+    others = {"trd_imagenet", "trd_cifar10", "baseline_imagenet", "baseline_cifar10", "demo"}
+    assert mixsize | switchable | others <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -33,9 +39,11 @@ def test_every_recipe_plans_all_its_epochs_and_its_model_takes_every_size(name: 
             schedule.steps(epoch, num_samples=50 * recipe.data.batch_size, batch_size=recipe.data.batch_size)
         )
     }
-    assert sizes == {(size,) for size in schedule.sizes}
-    with torch.device("meta"):
+    assert sizes == ({schedule.sizes} if isinstance(schedule, RSNet) else {(size,) for size in schedule.sizes})
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of models that need nothing, and of strides that do not divide
         model = build_model(recipe.model.name, num_classes=10, options=recipe.model.options).eval()
+        adapt(model, schedule, **recipe.adaptation.model_dump())
         for size in {*schedule.sizes, *recipe.evaluation.sizes}:
             assert model(torch.empty(2, 3, size, size)).shape == (2, 10)
 
@@ -101,6 +109,36 @@ def test_mixsize_cifar10_is_the_papers_crop_resized() -> None:
         assert recipe.evaluation.crop.build() == WholeImage()
 
 
+def test_rsnet_imagenet_is_the_papers_recipe() -> None:
+    recipe = load_recipe("rsnet_imagenet")
+    assert recipe.build_schedule() == RSNet((224, 192, 160, 128, 96))
+    assert (recipe.epochs, recipe.data.batch_size, recipe.optimizer.weight_decay) == (120, 256, 1e-4)
+    assert (recipe.learning_rate.peak, recipe.learning_rate.decay, recipe.learning_rate.warmup_epochs) == (
+        0.1, "cosine", 0,
+    )  # fmt: skip
+    assert (recipe.distillation.teachers, recipe.distillation.weight_decay) == ("larger", 0)
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(18, 16), (50, 16)])
+def test_lowmode_recipes_are_the_papers(depth: int, blocks: int) -> None:
+    recipe = load_recipe(f"lowmode_cifar10_resnet{depth}")
+    schedule = recipe.build_schedule()
+    assert schedule == LowMode(32, 2, 0.5, milestones=(80, 120), guard=(0, 4))
+    assert len(schedule.steps(0, num_samples=50_000, batch_size=recipe.data.batch_size)) == 400
+    assert (recipe.epochs, recipe.learning_rate.milestones, recipe.learning_rate.factor) == (200, (80, 120), 0.1)
+    with torch.device("meta"):
+        model = build_model(recipe.model.name, num_classes=10, options=recipe.model.options)
+    full = counted(model)(32)
+    adapt(model, schedule, **recipe.adaptation.model_dump())
+    assert sum(isinstance(module, PooledConv2d) for module in model.modules()) == blocks
+    assert counted(model)(16) / full == pytest.approx({18: 0.123, 50: 0.584}[depth], abs=0.001)
+
+
+def test_images_are_not_mixed_at_one_of_several_sizes() -> None:
+    with pytest.raises(ValueError, match=r"`data.batch_transform` must be null.*got MixUp beside RSNet"):
+        load_recipe("rsnet_cifar10", ["data.batch_transform={name: MixUp}"])
+
+
 def test_overrides_reach_nested_fields_and_parse_yaml() -> None:
     recipe = load_recipe(
         "trd_cifar10",
@@ -129,7 +167,12 @@ def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
         ("schedule.participation=1.5", r"`participation` must lie between 0 and 1; got 1.5"),
         ("schedule.width=3", r"`schedule.width` must be a field of TRD"),
         ("schedule.name=Trd", r"`schedule.name` must be a known schedule; got 'Trd'"),
-        ("schedule={name: RSNet, sizes: [32, 16]}", r"`schedule` must have one size per step here; got RSNet"),
+        ("adaptation.kernels=small", r"`adaptation.kernels`: .*; got 'small'"),
+        ("distillation.teachers=all", r"`distillation.teachers`: .*; got 'all'"),
+        (
+            "data={batch_size: 8, flip_each_size: true, batch_transform: {name: CutMix}}",
+            r"`data`: `flip_each_size` must",
+        ),
         ("data.crop={name: RandomCrop}", r"`data.crop`: RandomCrop cannot be built: .*'size'"),
         ("data.crop={name: Scissors}", r"`data.crop.name`: .*; got 'Scissors'"),
         ("evaluation.sizes=[]", r"`evaluation.sizes`: .*at least 1 item"),

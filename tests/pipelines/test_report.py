@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.report import accuracy_table
+from pipelines.report import accuracy_table, total_macs, totals_by_sizes
 
 
 def epoch(top1: float, **more: Any) -> dict[str, Any]:
@@ -28,3 +28,11 @@ def test_accuracy_after_calibration_has_a_column_where_it_was_measured() -> None
 
 def test_run_without_epochs_has_an_empty_table() -> None:
     assert cells([]) == [["evaluated at"], ["last top-1"], ["best top-1"]]
+
+
+def test_steps_of_several_sizes_are_one_kind_whose_images_cost_all_of_them() -> None:
+    measured = {"steps": 2, "images": 8, "seconds": 4.0, "wait_seconds": 1.0}
+    epochs = [{"sizes": {"32+16": measured, "16": measured}}, {"sizes": {"32+16": measured}}]
+    totals = totals_by_sizes(epochs)
+    assert {sizes: total.images for sizes, total in totals.items()} == {(32, 16): 16, (16,): 8}
+    assert total_macs(epochs, {"32": 100.0, "16": 10.0}) == 16 * 110 + 8 * 10

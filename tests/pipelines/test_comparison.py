@@ -1,0 +1,102 @@
+"""The comparisons on CIFAR-10 that share :mod:`pipelines.comparison`: what each trains, and what it leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pipelines import comparison, lowmode, mixsize, rsnet, train
+from pipelines.recipe import load_recipe
+from respipe.schedules import Constant, LowMode, RSNet
+
+FIXED = "schedule={name: Constant, size: 32}"
+
+TINY = (
+    "model={name: 'cifar:resnet8', options: {width: 4}}",
+    "epochs=1",
+    "data.batch_size=4",
+    "evaluation.batch_size=9",
+    "evaluation.calibration_batches=2",
+    "runtime={device: cpu, backend: reference, num_threads: 1, tensorboard: false}",
+)
+
+
+def results(made_by: ModuleType, output: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The runs of a tiny comparison by title; ``table`` is what it printed."""
+    paths = ["--data", str(data), "--val", str(data), "--output", str(output)]
+    made_by.main([*paths, *(flag for change in TINY for flag in ("--set", change))])
+    runs = {run["name"]: run for run in json.loads((output / "results.json").read_text())["runs"]}
+    return {**runs, "table": [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]}
+
+
+@pytest.mark.parametrize(
+    ("made_by", "expected"),
+    [
+        (mixsize, [["evaluation.sizes=[40, 32, 24, 16]", FIXED], *[["evaluation.sizes=[40, 32, 24, 16]"]] * 2]),
+        (rsnet, [["evaluation.calibration_batches=50", FIXED], ["evaluation.calibration_batches=50"]]),
+        (lowmode, [["evaluation.calibration_batches=50", FIXED], ["evaluation.calibration_batches=50"]]),
+    ],
+)
+def test_full_comparison_is_that_of_the_recipes(
+    made_by: ModuleType, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines: list[list[str]] = []
+    monkeypatch.setattr(train, "main", lines.append)
+    monkeypatch.setattr(comparison, "summary", lambda *_: {})
+    monkeypatch.setattr(comparison, "markdown", lambda _: "")
+    for name in ("plot_accuracy", "plot_runs"):
+        monkeypatch.setattr(made_by, name, lambda *_: None, raising=False)
+    made_by.main(["--data", "a", "--val", "b", "--output", str(tmp_path), "--full"])
+    changes = [[line[place + 1] for place, word in enumerate(line) if word == "--set"] for line in lines]
+    assert changes == expected
+
+
+@pytest.mark.parametrize("made_by", [mixsize, rsnet, lowmode])
+def test_small_runs_are_valid_and_differ_from_each_other_where_they_are_to(made_by: ModuleType) -> None:
+    compared = made_by.COMPARISON
+    first, *others = (
+        load_recipe(recipe, [*compared.small, *compared.always, *changes])
+        for _, recipe, changes in compared.runs.values()
+    )
+    assert first.build_schedule() == Constant(32)
+    for other in others:
+        assert other.build_schedule() != Constant(32)
+        assert (other.model, other.epochs, other.data) == (first.model, first.epochs, first.data)
+        assert other.evaluation == first.evaluation
+
+
+def test_rsnet_is_compared_at_its_sizes_between_them_and_beyond(
+    tmp_path: Path, jpeg_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results(rsnet, tmp_path, jpeg_folder, capsys)
+    fixed, switchable = found["fixed 32 px"], found["RS-Net"]
+    sizes = (32, 24, 16)
+    assert switchable["schedule"] == repr(RSNet(sizes))
+    assert (fixed["images"], switchable["images"]) == (16, 16)
+    assert switchable["macs"] == pytest.approx(fixed["macs"] * sum(size**2 for size in sizes) / 32**2, rel=0.01)
+    assert list(switchable["step_seconds"]) == ["32+24+16"]
+    for run in (fixed, switchable):
+        assert [row["size"] for row in run["accuracy"]] == [40, 36, 32, 28, 24, 20, 16, 12]
+    assert found["table"][0] == "|  | fixed 32 px | RS-Net |"
+    assert (tmp_path / "accuracy.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+
+
+def test_low_mode_is_compared_by_the_time_of_its_steps(
+    tmp_path: Path, jpeg_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results(lowmode, tmp_path, jpeg_folder, capsys)
+    full, low = found["full mode"], found["low mode"]
+    schedule = LowMode(32)
+    assert low["schedule"] == repr(schedule)
+    planned = [step.sizes[0] for step in schedule.steps(0, num_samples=18, batch_size=4)]
+    assert set(low["step_seconds"]) == {str(size) for size in planned} == {"32", "16"}
+    # Kernels of 1 x 1 on quarter maps: a low step costs almost nothing beside a full one.
+    share = (low["macs"] / full["macs"] - planned.count(32) / 4) / (planned.count(16) / 4)
+    assert 0.02 < share < 0.1
+    assert any(line.startswith("| time of a step | ") and "ms at 16 px" in line for line in found["table"])
+    assert (tmp_path / "runs.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
