@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from respipe.backends.base import Backend
 from respipe.corruption import CorruptionGuard
 from respipe.errors import CorruptImageError
 from respipe.sampling.plan import BatchPlan
+from respipe.schedules.step import Step
 
 # One batch is decoded while the one before it is placed and handed over; more would only cost memory.
 _IN_FLIGHT = 2
@@ -27,17 +29,18 @@ def decode_in_order(
         plans: batches in the order wanted.
 
     Yields:
-        the plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`).
+        the plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`), of the sides
+        that ``plan.step.decoded`` has.
 
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
-    submitted: deque[BatchPlan] = deque()
+    submitted: deque[tuple[Step, BatchPlan]] = deque()
 
-    def submit(plan: BatchPlan) -> None:
-        admitted = guard.admit(plan)
+    def submit(plan: BatchPlan, step: Step) -> None:
+        admitted = guard.admit(plan if plan.step is step.decoded else replace(plan, step=step.decoded))
         backend.submit(admitted)
-        submitted.append(admitted)
+        submitted.append((step, admitted))
 
     def collect() -> tuple[BatchPlan, tuple[torch.Tensor, ...]]:
         while True:
@@ -49,14 +52,15 @@ def decode_in_order(
                 backend.reset()
                 again = list(submitted)
                 submitted.clear()
-                for plan in again:
-                    submit(plan)
+                for step, plan in again:
+                    submit(plan, step)
             else:
-                return submitted.popleft(), pixels
+                step, plan = submitted.popleft()
+                return plan if plan.step is step else replace(plan, step=step), pixels
 
     try:
         for plan in plans:
-            submit(plan)
+            submit(plan, plan.step)
             if len(submitted) == _IN_FLIGHT:
                 yield collect()
         while submitted:

@@ -308,7 +308,7 @@ class Loader:
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         with torch.cuda.stream(stream):
             for plan, pixels in decode_in_order(backend, self._guard, self._plan.local_batches(epoch, start)):
-                images = tuple(self._placement.images(tensor) for tensor in pixels)
+                images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
                 yield plan, images, labels, stream.record_event() if stream is not None else None
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from respipe.decimation import blur_and_decimate
+
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # Mean and standard deviation of each channel over the training set, of values in 0..1.
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -77,19 +79,22 @@ class Placement:
             return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         return PRESETS[self.normalize] if isinstance(self.normalize, str) else self.normalize
 
-    def images(self, pixels: torch.Tensor) -> torch.Tensor:
+    def images(self, pixels: torch.Tensor, decimation: int = 1) -> torch.Tensor:
         """Place one decoded batch.
 
         Args:
             pixels: (B, S, S, 3) uint8, contiguous, on the CPU or already on ``device``.
+            decimation: see :class:`respipe.schedules.Step`.
 
         Returns:
-            (B, 3, S, S) of ``dtype`` on ``device``, in channels_last memory format.
+            (B, 3, S / decimation, S / decimation) of ``dtype`` on ``device``, in channels_last memory format.
         """
         # Bytes cross the bus, not floats: a quarter of the traffic.
         images = self._to_device(pixels).permute(0, 3, 1, 2)
+        if decimation > 1:
+            images = blur_and_decimate(images.to(torch.float32), decimation)
         if self.dtype == torch.uint8:
-            return images
+            return images if decimation == 1 else images.round_().to(torch.uint8)
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in self._mean_and_std())
         images = images.to(torch.float32)
         return images.sub_(mean * 255).mul_(1 / (std * 255)).to(self.dtype)

@@ -15,12 +15,12 @@ from respipe.schedules.step import Step
 from tests.memory_dataset import MemoryDataset
 
 
-def plans(dataset: MemoryDataset, *, batch_size: int = 4, size: int = 16) -> list[BatchPlan]:
+def plans(dataset: MemoryDataset, *, batch_size: int = 4, size: int = 16, decimation: int = 1) -> list[BatchPlan]:
     """Whole images in stored order."""
     level = dataset.levels[0]
     return [
         BatchPlan(
-            step=Step((size,), batch_size),
+            step=Step((size,), batch_size, decimation=decimation),
             epoch=0,
             number=number,
             indices=(rows := np.arange(start, start + batch_size)),
@@ -124,3 +124,21 @@ def test_wrong_arguments_are_refused(arguments: dict[str, object], field: str) -
             dataset,
             **({"on_corrupt": "raise", "budget": 1, "training": True, "level_margin": 1.0} | arguments),  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damage(
+    checksums: bool, sound: dict[int, torch.Tensor]
+) -> None:
+    dataset = MemoryDataset([(40, 30)] * 12, checksums=checksums)
+    dataset.damage(5)
+    backend = ReferenceBackend(dataset, num_threads=2)
+    try:
+        planned = plans(dataset, size=8, decimation=2)
+        decoded = list(decode_in_order(backend, guard(dataset, "quarantine"), planned))
+    finally:
+        backend.close()
+    assert all(plan.step == Step((8,), 4, decimation=2) for plan, _ in decoded)
+    found = {i: one for plan, (images,) in decoded for i, one in zip(plan.indices.tolist(), images, strict=True)}
+    assert found.keys() == sound.keys() - {5}
+    assert all(torch.equal(one, sound[index]) for index, one in found.items())

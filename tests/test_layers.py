@@ -22,6 +22,7 @@ LINE = (
         "batch_shapes",
         "bounded_buffer",
         "corruption",
+        "decimation",
         "decoding",
         "epoch_setter",
         "loader",

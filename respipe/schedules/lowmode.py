@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from respipe.rng import Stream, check_seed, draws
-from respipe.schedules.checks import check_int, check_probability, check_sequence
+from respipe.schedules.checks import check_choice, check_int, check_probability, check_sequence
 from respipe.schedules.guard import check_guard, is_protected
 from respipe.schedules.sequence import Steps, steps_per_epoch
 from respipe.schedules.step import Step
+
+Downsample = Literal["antialiased", "blur"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class LowMode:
         milestones: first epochs that run with a lower learning rate. The paper's are 80 and 120 of 200.
         guard: (before, after): epochs in ``[m - before, m + after)`` around each milestone m have no low step. The
             paper names only those after it.
+        downsample: how images of low steps get small. "antialiased": crops are resized to the low side at once, and no
+            more of them is decoded than that takes. "blur": they are resized to ``full_size``, blurred by the binomial
+            filter (1, 4, 6, 4, 1) / 16 and every other pixel is kept, once for each factor of two in ``ratio``; the
+            paper prefers a Gaussian blur without saying which. It costs the decoding of a full step.
         seed: 64-bit seed of the draws.
 
     Raises:
@@ -41,6 +48,7 @@ class LowMode:
     _: KW_ONLY
     milestones: Sequence[int] = ()
     guard: tuple[int, int] = (0, 4)
+    downsample: Downsample = "antialiased"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +64,12 @@ class LowMode:
         milestones = check_sequence("milestones", self.milestones)
         object.__setattr__(self, "milestones", tuple(check_int("milestones", one, least=0) for one in milestones))
         object.__setattr__(self, "guard", check_guard(self.guard))
+        check_choice("downsample", self.downsample, get_args(Downsample))
+        if self.downsample == "blur" and (ratio & (ratio - 1) or full_size < 2 * ratio):
+            raise ValueError(
+                f"`ratio` must be a power of two, at most half of `full_size`, where images are blurred; got {ratio} "
+                f'at {full_size} px. Pass downsample="antialiased" for other ratios.'
+            )
         object.__setattr__(self, "seed", check_seed(self.seed))
 
     @property
@@ -76,7 +90,9 @@ class LowMode:
     def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> Sequence[Step]:
         """The steps of one epoch; see :meth:`respipe.schedules.Schedule.steps`."""
         count = steps_per_epoch(epoch, num_samples=num_samples, batch_size=batch_size)
-        kinds = Step((self.full_size,), batch_size), Step((self.low_size,), batch_size, mode="low")
+        decimation = self.ratio if self.downsample == "blur" else 1
+        low = Step((self.low_size,), batch_size, mode="low", decimation=decimation)
+        kinds = Step((self.full_size,), batch_size), low
         is_low = draws(self.seed, Stream.SCHEDULE, epoch=epoch, count=count)[:, 0] < self._probability_in(epoch)
         return Steps(kinds, is_low.astype(np.int64))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from respipe.schedules.checks import check_choice, check_int, check_sequence
@@ -22,6 +22,8 @@ class Step:
         duplicates: number of independently augmented copies of each sample; the step trains on
             ``batch_size * duplicates`` images.
         mode: ``"low"`` where the model is to pool its kernels for this step, else ``"full"``.
+        decimation: a power of two. Where above 1, crops are resized to sides ``decimation`` times as large, then
+            blurred, and every ``decimation``-th pixel is kept.
 
     Raises:
         TypeError: ``sizes`` is no sequence, or a number is no integer.
@@ -32,6 +34,7 @@ class Step:
     batch_size: int
     duplicates: int = 1
     mode: Mode = "full"
+    decimation: int = 1
 
     def __post_init__(self) -> None:
         sizes = tuple(check_int("sizes", size, least=1) for size in check_sequence("sizes", self.sizes))
@@ -41,11 +44,22 @@ class Step:
         object.__setattr__(self, "batch_size", check_int("batch_size", self.batch_size, least=1))
         object.__setattr__(self, "duplicates", check_int("duplicates", self.duplicates, least=1))
         check_choice("mode", self.mode, get_args(Mode))
+        decimation = check_int("decimation", self.decimation, least=1)
+        if decimation & (decimation - 1):
+            raise ValueError(f"`decimation` must be a power of two; got {decimation}. Pass 1, 2 or 4.")
+        object.__setattr__(self, "decimation", decimation)
 
     @property
     def num_images(self) -> int:
         """Images of each size in this step over all ranks: ``batch_size * duplicates``."""
         return self.batch_size * self.duplicates
+
+    @property
+    def decoded(self) -> Step:
+        """What is to be decoded for this step: itself, or larger images if they are yet to be decimated."""
+        if self.decimation == 1:
+            return self
+        return replace(self, sizes=tuple(size * self.decimation for size in self.sizes), decimation=1)
 
 
 @runtime_checkable

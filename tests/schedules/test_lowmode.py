@@ -41,6 +41,16 @@ def test_four_epochs_after_each_milestone_are_full_and_all_others_as_without() -
     assert "low" in modes(PAPER, 0)
 
 
+def test_blurred_images_are_decoded_at_full_size_in_the_same_steps() -> None:
+    plain, blurred = (
+        LowMode(32, 4, downsample=downsample).steps(0, num_samples=1000, batch_size=100)
+        for downsample in ("antialiased", "blur")
+    )
+    assert [step.sizes for step in blurred] == [step.sizes for step in plain]
+    assert {step.decoded.sizes for step in blurred} == {(32,)}
+    assert {step.decoded.sizes for step in plain} == {(32,), (8,)}
+
+
 def test_share_of_low_steps_in_the_papers_run_is_48_percent() -> None:
     num_low = sum(modes(PAPER, epoch).count("low") for epoch in range(200))
     # 192 of 200 epochs have 400 draws of probability 0.5: standard deviation 139.
@@ -80,6 +90,9 @@ def test_numbers_of_other_types_make_an_equal_schedule() -> None:
         ("milestones", {"milestones": (-1,)}),
         ("guard", {"guard": (4,)}),
         ("seed", {"seed": -1}),
+        ("downsample", {"downsample": "nearest"}),
+        ("ratio", {"full_size": 36, "ratio": 3, "downsample": "blur"}),
+        ("ratio", {"full_size": 4, "ratio": 4, "downsample": "blur"}),
     ],
 )
 def test_bad_values_are_named(field: str, arguments: dict[str, Any]) -> None:
