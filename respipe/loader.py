@@ -62,7 +62,8 @@ class Loader:
             which equals resizing the shorter side to floor(8 S / 7) and cutting the central S x S.
         flip_probability: of mirroring a training crop.
         batch_transform: called with the placed ``(images, labels)`` of every batch, for example torchvision's
-            ``v2.MixUp``. Torch's global random state is seeded per step for it and restored afterwards.
+            ``v2.MixUp``, which takes one size per step. Torch's global random state is seeded per step for it and
+            restored afterwards.
         on_corrupt: "raise", or "quarantine" to go on without damaged samples (see :class:`CorruptionGuard`).
         corrupt_budget: samples that may be quarantined before the error is raised after all.
         num_threads: decoding threads; default: the cores this process may use.
@@ -320,7 +321,9 @@ class Loader:
         device = self._placement.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed[0]) >> 1)
-            return self._batch_transform(images, labels)
+            transformed = self._batch_transform(images, labels)
+        _check_transformed((images, labels), transformed)
+        return transformed
 
     # Ending
 
@@ -369,6 +372,18 @@ def _check_arguments(
         raise TypeError(f"`crop` must be a crop such as respipe.sampling.RandomResizedCrop(); got {crop!r}.")
     if batch_transform is not None and not callable(batch_transform):
         raise TypeError(f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}.")
+
+
+def _check_transformed(before: tuple[Images, torch.Tensor], after: tuple[Any, torch.Tensor]) -> None:
+    """Refuse labels that were mixed where the images of some sizes were not, as by torchvision's v2.MixUp."""
+    if not isinstance(before[0], tuple) or after[1] is before[1]:
+        return
+    left = [str(new.shape[-1]) for new, old in zip(after[0], before[0], strict=True) if new is old]
+    if left:
+        raise ValueError(
+            f"`batch_transform` must change the images of every size alike where it changes labels; it left those of "
+            f"{', '.join(left)} px as they were. torchvision's MixUp and CutMix take images of one size."
+        )
 
 
 def _check_prefetching(num_prefetch: int, prefetch_bytes: int | None) -> None:

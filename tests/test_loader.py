@@ -16,7 +16,7 @@ from respipe.backends.reference import decode_upright
 from respipe.errors import CorruptImageError, StateMismatchError, StorageError
 from respipe.loader import Loader
 from respipe.sampling import CenterCrop, RandomCrop
-from respipe.schedules import Constant, Schedule
+from respipe.schedules import Constant, RSNet, Schedule
 from tests.loaders import SCHEDULE, Greedy, Mixed, flat, make
 from tests.memory_dataset import MemoryDataset
 
@@ -224,6 +224,19 @@ def test_mixup_from_torchvision_works_as_batch_transform(dataset: MemoryDataset)
     for (images, labels), (other_images, other_labels) in zip(*results, strict=True):
         assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix])
+def test_mixing_one_of_several_sizes_is_refused(dataset: MemoryDataset, mix: type[v2.Transform]) -> None:
+    schedule = RSNet((16, 12, 8))
+    with (
+        make(dataset, schedule, batch_transform=mix(num_classes=10)) as loader,
+        pytest.raises(ValueError, match=r"must change the images of every size alike.*12, 8 px as they were"),
+    ):
+        next(iter(loader))
+    with make(dataset, schedule, batch_transform=lambda images, labels: (images, labels)) as loader:
+        images, *_ = next(iter(loader))
+        assert [one.shape[-1] for one in images] == [16, 12, 8]
 
 
 def test_uint8_pixels_equal_the_unnormalised_floats(dataset: MemoryDataset) -> None:
