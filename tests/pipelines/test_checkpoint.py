@@ -53,7 +53,7 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     torch.save({"version": 99, "recipe": RECIPE}, tmp_path / NAME)
-    with pytest.raises(ValueError, match=r"version 1; .* has 99"):
+    with pytest.raises(ValueError, match=r"version 2; .* has 99"):
         load_checkpoint(tmp_path, RECIPE)
 
 
