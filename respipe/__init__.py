@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from respipe.model.adapter import adapt as adapt
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
     from respipe.model.extraction import extract as extract
+    from respipe.model.finetune import prepare_finetune as prepare_finetune
     from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
     from respipe.training.all_sizes import AllSizes as AllSizes
@@ -49,6 +50,7 @@ _HOMES = {
     "flip_each_size": "respipe.training.flips",
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",
+    "prepare_finetune": "respipe.model.finetune",
     "schedules": "respipe.schedules",
     "verify": "respipe.conversion",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "flip_each_size",
     "inspect",
     "open_dataset",
+    "prepare_finetune",
     "schedules",
     "verify",
 ]

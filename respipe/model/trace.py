@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterable
+from collections.abc import Container, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 Shape = tuple[int, ...]
+
+NUM_IMAGES = 2
+"""In the batch that a model is run with."""
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -40,19 +43,25 @@ def run(model: nn.Module, size: int) -> None:
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad():
-        model(torch.empty(2, 3, size, size, dtype=dtype, device="meta"))
+        model(torch.empty(NUM_IMAGES, 3, size, size, dtype=dtype, device="meta"))
 
 
 @contextmanager
-def calls(model: nn.Module, *kinds: type[nn.Module]) -> Generator[list[tuple[str, nn.Module, Shape, Shape]]]:
+def calls(
+    model: nn.Module, *kinds: type[nn.Module], dimensions: Container[int] = (4,)
+) -> Generator[list[tuple[str, nn.Module, Shape, Shape]]]:
     """Record the calls of modules of the given kinds, in order: name, module, shape of input, shape of output.
 
-    Only calls that turn one (N, C, H, W) tensor into another are recorded.
+    Only calls that turn one tensor into another are recorded, both with a number of dimensions out of ``dimensions``:
+    by default (N, C, H, W).
     """
     seen: list[tuple[str, nn.Module, Shape, Shape]] = []
 
     def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and inputs and inputs[0].ndim == 4:
+        tensors = [*inputs[:1], output]
+        if len(tensors) == 2 and all(
+            isinstance(tensor, torch.Tensor) and tensor.ndim in dimensions for tensor in tensors
+        ):
             seen.append((name, module, tuple(inputs[0].shape), tuple(output.shape)))
 
     names = {module: name for name, module in named_modules(model).items() if isinstance(module, kinds)}
