@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from respipe import schedules as schedules
+    from respipe.color_jitter import ColorJitter as ColorJitter
     from respipe.conversion import convert as convert
     from respipe.conversion import inspect as inspect
     from respipe.conversion import verify as verify
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 # Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
 _HOMES = {
     "AllSizes": "respipe.training.all_sizes",
+    "ColorJitter": "respipe.color_jitter",
     "GradientSmoothing": "respipe.training.gradients",
     "Loader": "respipe.loader",
     "MRED": "respipe.training.distillation",
@@ -58,6 +60,7 @@ _HOMES = {
 __all__ = [
     "MRED",
     "AllSizes",
+    "ColorJitter",
     "GradientSmoothing",
     "Loader",
     "__version__",

@@ -19,6 +19,22 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 Normalize = str | tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
+def mean_and_std(normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What images of values in 0..1 are normalised by: mean and standard deviation of each channel.
+
+    Raises:
+        ValueError: there is no such preset, or the numbers make no sense.
+    """
+    if normalize is None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if isinstance(normalize, str) and normalize not in PRESETS:
+        raise ValueError(f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {normalize!r}.")
+    mean, std = PRESETS[normalize] if isinstance(normalize, str) else normalize
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"`normalize` must be (mean, std), three numbers each, std > 0; got {normalize!r}.")
+    return mean, std
+
+
 def check_device(device: str | torch.device) -> torch.device:
     """A device of this machine.
 
@@ -59,10 +75,7 @@ class Placement:
     normalize: Normalize
 
     def __post_init__(self) -> None:
-        if isinstance(self.normalize, str) and self.normalize not in PRESETS:
-            raise ValueError(
-                f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {self.normalize!r}."
-            )
+        mean_and_std(self.normalize)
         if self.dtype == torch.uint8 and self.normalize is not None:
             raise ValueError(
                 f"`dtype` must be floating where images are normalised; got {self.dtype} with normalize="
@@ -70,14 +83,6 @@ class Placement:
             )
         if self.dtype != torch.uint8 and not self.dtype.is_floating_point:
             raise TypeError(f"`dtype` must be torch.uint8 or a floating type; got {self.dtype}.")
-        mean, std = self._mean_and_std()
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"`normalize` must be (mean, std), three numbers each, std > 0; got {self.normalize!r}.")
-
-    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        if self.normalize is None:
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return PRESETS[self.normalize] if isinstance(self.normalize, str) else self.normalize
 
     def images(self, pixels: torch.Tensor, decimation: int = 1) -> torch.Tensor:
         """Place one decoded batch.
@@ -95,7 +100,9 @@ class Placement:
             images = blur_and_decimate(images.to(torch.float32), decimation)
         if self.dtype == torch.uint8:
             return images if decimation == 1 else images.round_().to(torch.uint8)
-        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in self._mean_and_std())
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in mean_and_std(self.normalize)
+        )
         images = images.to(torch.float32)
         return images.sub_(mean * 255).mul_(1 / (std * 255)).to(self.dtype)
 

@@ -21,6 +21,7 @@ LINE = (
     {
         "batch_shapes",
         "bounded_buffer",
+        "color_jitter",
         "corruption",
         "decimation",
         "decoding",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, WholeImage
+from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
 from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
 from respipe.sampling.plan import BatchPlan
 from respipe.sampling.random_resized_crop import RandomResizedCrop
@@ -14,6 +14,7 @@ __all__ = [
     "EpochPlan",
     "RandomCrop",
     "RandomResizedCrop",
+    "ShiftedCenterCrop",
     "WholeImage",
     "plan_epoch",
     "plan_evaluation",

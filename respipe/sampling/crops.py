@@ -82,6 +82,34 @@ class CenterCrop:
 
 
 @dataclass(frozen=True)
+class ShiftedCenterCrop(CenterCrop):
+    """The evaluation crop moved sideways at random: with flips and slight colour jitter, "test DA2" of FixRes.
+
+    The image is resized as by :class:`CenterCrop`, to W pixels of width for a crop of S. With j = (W - S) / 2, rounded
+    to even, the crop begins j - u or j + u pixels from the left, either as likely, where u is one of 0, 1, ... j; it
+    stays within the image. It is centred vertically (arXiv 1906.06423 and its code).
+
+    Args:
+        ratio: as for :class:`CenterCrop`.
+    """
+
+    def boxes(
+        self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
+    ) -> NDArray[np.float64]:
+        """See :meth:`Crop.boxes`."""
+        boxes = super().boxes(heights, widths, size=size, draws=draws)
+        size = np.asarray(size, dtype=np.int64)
+        resized_widths = self.resized_side(size) * widths // np.minimum(heights, widths)
+        free = resized_widths - size
+        middle = np.rint(free / 2)
+        uniforms = draws(0)
+        side, shift = np.where(uniforms[:, 0] < 0.5, -1, 1), np.floor(uniforms[:, 1] * (middle + 1))
+        left = np.clip(middle + side * shift, 0, free) * (widths / resized_widths)
+        boxes[:, 1] = np.minimum(left, widths - boxes[:, 3])
+        return boxes
+
+
+@dataclass(frozen=True)
 class RandomCrop:
     """A square of fixed side at a random place of the image with a black border: the usual crop for CIFAR.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from respipe.rng import Stream, draws
-from respipe.sampling import CenterCrop, RandomCrop, WholeImage
+from respipe.sampling import CenterCrop, RandomCrop, ShiftedCenterCrop, WholeImage
 
 
 def no_draws(_word: int) -> NDArray[np.float64]:
@@ -79,6 +79,57 @@ def test_center_crop_takes_a_size_for_each_image() -> None:
 def test_center_crop_ratio_must_be_a_share(ratio: float) -> None:
     with pytest.raises(ValueError, match="`ratio` must be above 0 and at most 1"):
         CenterCrop(ratio)
+
+
+def shifted_lefts(height: int, width: int, size: int, count: int) -> NDArray[np.float64]:
+    """Left edges of shifted crops, in pixels of the resized image."""
+    boxes = ShiftedCenterCrop().boxes(
+        np.full(count, height), np.full(count, width), size=size,
+        draws=lambda word: draws(0, Stream.CROP, epoch=0, count=count, word=word),
+    )  # fmt: skip
+    (centred,) = CenterCrop().boxes(sides(height), sides(width), size=size, draws=no_draws)
+    assert (boxes[:, [0, 2, 3]] == centred[[0, 2, 3]]).all()
+    assert boxes[:, 1].min() >= 0
+    assert (boxes[:, 1] + boxes[:, 3]).max() <= width
+    resized = 8 * size // 7 * width // min(height, width)
+    return boxes[:, 1] * resized / width
+
+
+def test_shifted_crop_is_half_as_often_at_each_other_column_as_in_the_middle() -> None:
+    # 256 x 256 for a crop of 224: j = 16, u is one of 0..16.
+    lefts, counts = np.unique(np.rint(shifted_lefts(512, 512, 224, 17_000)), return_counts=True)
+    assert lefts.tolist() == list(range(33))
+    assert counts[16] == pytest.approx(1000, abs=120)
+    assert np.delete(counts, 16).tolist() == pytest.approx([500] * 32, abs=90)
+
+
+def test_shifted_crop_moves_on_whole_pixels_of_the_resized_image() -> None:
+    lefts = shifted_lefts(300, 431, 224, 500)
+    assert np.abs(lefts - np.rint(lefts)).max() < 1e-9
+    assert (lefts.min(), lefts.max()) == (0, pytest.approx(256 * 431 // 300 - 224))
+
+
+@pytest.mark.parametrize(("width", "free", "last"), [(36, 8, 8), (37, 9, 8), (39, 11, 11), (32, 4, 4)])
+def test_shift_rounds_half_to_even_and_stays_within_the_image(width: int, free: int, last: int) -> None:
+    # 32 px of height for a crop of 28. Of 9 free columns j is 4, which leaves one out; of 11 it is 6, one too many.
+    assert width - 28 == free
+    lefts = np.rint(shifted_lefts(32, width, 28, 400))
+    assert (lefts.min(), lefts.max()) == (0, last)
+
+
+def test_shifted_crop_of_a_portrait_has_the_room_of_the_shorter_side() -> None:
+    lefts = shifted_lefts(500, 375, 384, 400)  # 438 px wide: no black bars
+    assert (lefts.min(), np.rint(lefts.max())) == (0, 54)
+
+
+def test_shifted_crop_takes_a_size_for_each_image() -> None:
+    heights, widths = sides(300, 300, 200), sides(400, 400, 100)
+    uniforms = draws(0, Stream.CROP, epoch=0, count=3)
+    together = ShiftedCenterCrop().boxes(heights, widths, size=np.array([224, 96, 128]), draws=lambda _: uniforms)
+    for row, size in enumerate([224, 96, 128]):
+        rows = slice(row, row + 1)
+        alone = ShiftedCenterCrop().boxes(heights[rows], widths[rows], size=size, draws=lambda _, r=rows: uniforms[r])
+        assert together[row].tolist() == alone[0].tolist()
 
 
 def random_crop_boxes(crop: RandomCrop, height: int, width: int, count: int) -> NDArray[np.float64]:
