@@ -61,6 +61,9 @@ class Loader:
         crop: how samples are cropped. Default: ``RandomResizedCrop()`` in training; in evaluation ``CenterCrop()``,
             which equals resizing the shorter side to floor(8 S / 7) and cutting the central S x S.
         flip_probability: of mirroring a training crop.
+        repeats: uses of each sample in a row, each cropped and flipped anew: repeated augmentation in training, as
+            :func:`respipe.sampling.plan_epoch` describes. Batches and epochs have as many images as without, of
+            fewer samples.
         batch_transform: called with the placed ``(images, labels)`` of every batch, for example torchvision's
             ``v2.MixUp``, which takes one size per step. Torch's global random state is seeded per step for it and
             restored afterwards.
@@ -96,6 +99,7 @@ class Loader:
         seed: int = 0,
         crop: Crop | None = None,
         flip_probability: float = 0.5,
+        repeats: int = 1,
         batch_transform: BatchTransform | None = None,
         on_corrupt: OnCorrupt = "raise",
         corrupt_budget: int = 100,
@@ -109,6 +113,7 @@ class Loader:
         with_spec: bool = False,
     ) -> None:
         _check_arguments(schedule, batch_size, seed, flip_probability, crop, batch_transform)
+        _check_repeats(repeats, training)
         _check_prefetching(num_prefetch, prefetch_bytes)
         self._rank, world_size = rank_and_world_size(rank, world_size)
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
@@ -131,6 +136,7 @@ class Loader:
             seed=seed,
             crop=crop if crop is not None else RandomResizedCrop() if training else CenterCrop(),
             flip_probability=flip_probability,
+            repeats=repeats,
             rank=self._rank,
             world_size=world_size,
         )
@@ -383,6 +389,13 @@ def _check_transformed(before: tuple[Images, torch.Tensor], after: tuple[Any, to
         raise ValueError(
             f"`batch_transform` must change the images of every size alike where it changes labels; it left those of "
             f"{', '.join(left)} px as they were. torchvision's MixUp and CutMix take images of one size."
+        )
+
+
+def _check_repeats(repeats: int, training: bool) -> None:
+    if check_int("repeats", repeats, least=1) > 1 and not training:
+        raise ValueError(
+            f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
         )
 
 

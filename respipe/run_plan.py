@@ -35,6 +35,7 @@ class RunPlan:
         seed: 64-bit seed.
         crop: chooses the boxes.
         flip_probability: of mirroring a training crop.
+        repeats: uses of each sample in training, in a row.
         rank, world_size: this process's share.
 
     Raises:
@@ -51,13 +52,14 @@ class RunPlan:
         seed: int,
         crop: Crop,
         flip_probability: float,
+        repeats: int,
         rank: int,
         world_size: int,
     ) -> None:
         self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
             schedule, dataset, batch_size, training, seed,
         )  # fmt: skip
-        self._crop, self._flip_probability = crop, flip_probability
+        self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
         self._rank, self._world_size = rank, world_size
         self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
@@ -80,6 +82,7 @@ class RunPlan:
             f"training={self.training}",
             repr(self._crop),
             f"flip_probability={self._flip_probability}",
+            *([f"repeats={self._repeats}"] if self._repeats > 1 else []),
             self.dataset.fingerprint,
         )
         text = "; ".join(parts)
@@ -143,6 +146,6 @@ class RunPlan:
         if not self.training:
             return plan_evaluation(self.schedule, **common)
         check_base_batch(self.batch_size, self._world_size)
-        plan = plan_epoch(self.schedule, flip_probability=self._flip_probability, **common)
+        plan = plan_epoch(self.schedule, flip_probability=self._flip_probability, repeats=self._repeats, **common)
         check_steps(kinds_of(plan.steps), self._world_size)
         return plan

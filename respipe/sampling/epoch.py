@@ -23,7 +23,7 @@ class EpochPlan:
     Args:
         epoch: number of the epoch, from 0.
         steps: the epoch's steps, T of them.
-        samples: (M,) int64, sample numbers, step by step, each once.
+        samples: (M,) int64, sample numbers, step by step, each once, or several times in a row where the plan repeats.
         boxes: (R, 4) float64, one row per image, in the order of ``samples``, copies of a sample adjacent.
         flips: (R,) bool, one per image.
         first_sample: (T + 1,) int64, where each step begins in ``samples``; the last entry is M.
@@ -31,6 +31,7 @@ class EpochPlan:
         equal_shares: whether all ranks must get the same number of samples of a step.
         size_boxes: by size, (R, 4) float64 each, the boxes of steps that crop every one of their sizes in its own way;
             empty where ``boxes`` serves all sizes.
+        interleaved: whether ranks take samples in turn instead of one run of them each.
     """
 
     epoch: int
@@ -42,6 +43,7 @@ class EpochPlan:
     first_image: NDArray[np.int64]
     equal_shares: bool
     size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
+    interleaved: bool = False
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -55,7 +57,7 @@ class EpochPlan:
         return self.local(number, rank=0, world_size=1)
 
     def local(self, number: int, *, rank: int, world_size: int) -> BatchPlan:
-        """One rank's part of a batch: a contiguous run of samples with all their copies.
+        """One rank's part of a batch: a contiguous run of samples, or every ``world_size``-th, with all their copies.
 
         The part's ``step`` is that of the whole batch.
 
@@ -73,21 +75,22 @@ class EpochPlan:
         assert 0 <= rank < world_size, "rank lies within the world"
         step = self.steps[number]
         assert not self.equal_shares or step.batch_size % world_size == 0, "world size divides the batch"
-        start = step.batch_size * rank // world_size
-        stop = step.batch_size * (rank + 1) // world_size
-        base, copies = int(self.first_sample[number]), step.duplicates
-        images = slice(self.first_image[number] + start * copies, self.first_image[number] + stop * copies)
+        if self.interleaved:
+            part = np.arange(rank, step.batch_size, world_size)
+        else:
+            part = np.arange(step.batch_size * rank // world_size, step.batch_size * (rank + 1) // world_size)
+        images = self.first_image[number] + np.add.outer(part * step.duplicates, np.arange(step.duplicates)).ravel()
         return BatchPlan(
             step=step,
             epoch=self.epoch,
             number=number,
-            indices=np.repeat(self.samples[base + start : base + stop], copies),
+            indices=np.repeat(self.samples[self.first_sample[number] + part], step.duplicates),
             boxes=self.boxes[images],
             flips=self.flips[images],
             size_boxes=self._size_boxes(step, images),
         )
 
-    def _size_boxes(self, step: Step, images: slice) -> NDArray[np.float64] | None:
+    def _size_boxes(self, step: Step, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if len(step.sizes) == 1 or not self.size_boxes:
             return None
         return np.stack([self.size_boxes[size][images] for size in step.sizes], axis=1)
@@ -104,11 +107,18 @@ def plan_epoch(
     crop: Crop,
     flip_probability: float,
     shuffle: bool = True,
+    repeats: int = 1,
 ) -> EpochPlan:
     """Plan an epoch of training. Samples that do not fill the schedule's last step are left out.
 
     A sample's box and flip depend on the seed, the epoch, the sample's number and which copy of it this is, and on
     nothing else: neither its place in the epoch, nor the other samples, nor the number of ranks.
+
+    With ``repeats`` this is repeated augmentation (arXiv 1902.05509): every sample that is used is used so many times
+    in a row, each time cropped and flipped anew. An epoch has as many steps and images as without, of N / ``repeats``
+    samples, and ranks take the images of a batch in turn, so that they rarely get the same sample. FixRes' code
+    (arXiv 1906.06423) makes the same stream of samples; there an epoch is twice as long, its end is filled up from its
+    beginning, and the order is that of NumPy's global state on each rank, whatever the epoch.
 
     Args:
         schedule: decides the steps.
@@ -119,14 +129,17 @@ def plan_epoch(
         crop: chooses the boxes.
         flip_probability: share of the images that are mirrored.
         shuffle: whether to visit the samples in random order.
+        repeats: uses of each sample, in a row, at least 1.
 
     Raises:
         ValueError: an argument is out of range, or the dataset holds less than one batch.
     """
     flip_probability = check_probability("flip_probability", flip_probability)
+    repeats = check_int("repeats", repeats, least=1)
+    order = epoch_order(len(heights), seed=seed, epoch=epoch, shuffle=shuffle)
     return _plan(
         schedule.steps(epoch, num_samples=len(heights), batch_size=batch_size),
-        epoch_order(len(heights), seed=seed, epoch=epoch, shuffle=shuffle),
+        np.repeat(order[: -(-len(order) // repeats)], repeats)[: len(order)],
         epoch=epoch,
         seed=seed,
         heights=heights,
@@ -134,6 +147,7 @@ def plan_epoch(
         crop=crop,
         flip_probability=flip_probability,
         equal_shares=True,
+        repeats=repeats,
     )
 
 
@@ -198,7 +212,9 @@ def _plan(
     crop: Crop,
     flip_probability: float,
     equal_shares: bool,
+    repeats: int = 1,
 ) -> EpochPlan:
+    """Plan steps for samples in the given order, each of them ``repeats`` times in a row."""
     shapes = np.array([(step.batch_size, step.duplicates, max(step.sizes)) for step in steps], dtype=np.int64)
     batch_sizes, duplicates, sizes = shapes.T
     first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
@@ -210,14 +226,21 @@ def _plan(
         )
     samples = order[: first_sample[-1]]
     copies = np.repeat(duplicates, batch_sizes)
-    request = ImageRequest(
-        heights=heights,
-        widths=widths,
-        copies=_by_sample(len(order), samples, copies),
-        sizes=_by_sample(len(order), samples, np.repeat(sizes, batch_sizes)),
-        rows=_by_sample(len(order), samples, np.cumsum(copies) - copies),
-    )
-    boxes, flips = draw_images(request, seed=seed, epoch=epoch, crop=crop, flip_probability=flip_probability)
+    rows, sizes = np.cumsum(copies) - copies, np.repeat(sizes, batch_sizes)
+    boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
+    for repeat in range(repeats):
+        uses = slice(repeat, None, repeats)  # which name no sample twice
+        request = ImageRequest(
+            heights=heights,
+            widths=widths,
+            copies=_by_sample(len(heights), samples[uses], copies[uses]),
+            sizes=_by_sample(len(heights), samples[uses], sizes[uses]),
+            rows=_by_sample(len(heights), samples[uses], rows[uses]),
+        )
+        draw_images(
+            request, boxes, flips, seed=seed, epoch=epoch, crop=crop, flip_probability=flip_probability,
+            repeat=repeat, repeats=repeats,
+        )  # fmt: skip
     return EpochPlan(
         epoch=epoch,
         steps=steps,
@@ -227,6 +250,7 @@ def _plan(
         first_sample=first_sample,
         first_image=first_image,
         equal_shares=equal_shares,
+        interleaved=repeats > 1,
     )
 
 

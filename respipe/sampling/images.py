@@ -33,24 +33,32 @@ class ImageRequest:
 
 
 def draw_images(
-    request: ImageRequest, *, seed: int, epoch: int, crop: Crop, flip_probability: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    request: ImageRequest,
+    boxes: NDArray[np.float64],
+    flips: NDArray[np.bool_],
+    *,
+    seed: int,
+    epoch: int,
+    crop: Crop,
+    flip_probability: float,
+    repeat: int = 0,
+    repeats: int = 1,
+) -> None:
     """Draw boxes and flips. An image's depend on the seed, the epoch, its sample's number and its copy's number alone.
 
     Args:
         request: the images wanted.
+        boxes: (R, 4) float64, where the boxes are written, in the rows that ``request`` names.
+        flips: (R,) bool, likewise.
         seed: 64-bit seed.
         epoch: number of the epoch, from 0.
         crop: chooses the boxes.
         flip_probability: share of the images that are mirrored.
-
-    Returns:
-        (R, 4) float64 boxes and (R,) bool flips, R the sum of ``request.copies``.
+        repeat: which of a sample's uses in the epoch this is, from 0; it makes copies of different uses differ.
+        repeats: number of uses of each sample.
     """
-    num_images = int(request.copies.sum())
-    boxes = np.empty((num_images, 4))
-    flips = np.zeros(num_images, dtype=np.bool_)
     for copy in range(int(request.copies.max(initial=0))):
+        duplicate = copy * repeats + repeat
         for start in range(0, len(request.copies), _BLOCK):
             chosen = np.flatnonzero(request.copies[start : start + _BLOCK] > copy)
             if not chosen.size:
@@ -61,12 +69,11 @@ def draw_images(
                 request.heights[samples],
                 request.widths[samples],
                 size=request.sizes[samples],
-                draws=_block_draws(seed, Stream.CROP, epoch=epoch, start=start, chosen=chosen, duplicate=copy),
+                draws=_block_draws(seed, Stream.CROP, epoch=epoch, start=start, chosen=chosen, duplicate=duplicate),
             )
             if flip_probability > 0:
-                draw = _block_draws(seed, Stream.FLIP, epoch=epoch, start=start, chosen=chosen, duplicate=copy)
+                draw = _block_draws(seed, Stream.FLIP, epoch=epoch, start=start, chosen=chosen, duplicate=duplicate)
                 flips[rows] = draw(0)[:, 0] < flip_probability
-    return boxes, flips
 
 
 def _block_draws(

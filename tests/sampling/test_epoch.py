@@ -282,3 +282,77 @@ def digest(epoch: EpochPlan) -> str:
 )
 def test_plans_are_the_same_on_every_machine(changes: dict[str, Any], expected: str) -> None:
     assert digest(plan(**changes)) == expected
+
+
+def streams(epoch: EpochPlan, world_size: int) -> list[list[int]]:
+    """The samples that each rank uses in an epoch, in order."""
+    return [
+        np.concatenate(
+            [epoch.local(number, rank=rank, world_size=world_size).indices for number in range(len(epoch))]
+        ).tolist()
+        for rank in range(world_size)
+    ]  # fmt: skip
+
+
+def test_repeats_follow_each_other_and_ranks_take_them_in_turn() -> None:
+    # The stream of FixRes' sampler for six samples, three repeats and two ranks, before it is filled up.
+    sides = np.full(12, 50)
+    epoch = plan(heights=sides, widths=sides, batch_size=4, repeats=3, shuffle=False)
+    assert streams(epoch, 1) == [[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]]
+    assert streams(epoch, 2) == [[0, 0, 1, 2, 2, 3], [0, 1, 1, 2, 3, 3]]
+
+
+def test_repeats_change_neither_the_number_of_steps_nor_that_of_images() -> None:
+    epoch = plan(repeats=3)
+    assert [len(batch) for batch in epoch] == [len(batch) for batch in plan()]
+    (stream,) = streams(epoch, 1)
+    assert len(stream) == 96
+    assert [len(set(stream[start : start + 3])) for start in range(0, 96, 3)] == [1] * 32
+    assert len(set(stream)) == 32
+    assert stream[::3] == np.concatenate([batch.indices for batch in plan()]).tolist()[:32]
+
+
+def test_repeats_are_cropped_each_on_its_own_and_the_first_as_without() -> None:
+    batches = list(plan(repeats=3))
+    indices, boxes = (np.concatenate(arrays) for arrays in zip(*((b.indices, b.boxes) for b in batches), strict=True))
+    boxes = boxes.reshape(-1, 3, 4)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (boxes[:, first] != boxes[:, second]).any(axis=1).mean() > 0.95
+    plain = images_by_address(plan(Constant(64), batch_size=1))
+    assert all(plain[index, 0][0] == boxes[row, 0].tolist() for row, index in enumerate(indices[::3].tolist()))
+
+
+def test_repeats_of_a_sample_in_steps_of_different_kind_have_boxes_of_their_own_step() -> None:
+    epoch = plan(Uneven(), repeats=3)
+    boxes = dict[int, set[tuple[float, ...]]]()
+    counts = dict[int, int]()
+    for batch in epoch:
+        for index, box in zip(batch.indices.tolist(), batch.boxes.tolist(), strict=True):
+            boxes.setdefault(index, set()).add(tuple(box))
+            counts[index] = counts.get(index, 0) + 1
+    # The 40 samples of the steps begin no new sample at 8, where one has 2 repeats of 1 copy and a third of 3 copies.
+    assert counts[int(epoch[0].indices[-1])] == 2 * 1 + 1 * 3
+    assert len(boxes[int(epoch[0].indices[-1])]) == 5
+    centred = plan(Uneven(), crop=CenterCrop(), repeats=3, heights=np.full(N, 90), widths=np.full(N, 90))
+    for batch in centred:
+        (box,) = {tuple(box) for box in batch.boxes.tolist()}
+        size = max(batch.step.sizes)
+        assert box[2] == pytest.approx(90 * size / (8 * size // 7))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_divide_repeated_batches_without_rest(world_size: int) -> None:
+    epoch = plan(Uneven(), repeats=3)
+    for number, batch in enumerate(epoch):
+        parts = [epoch.local(number, rank=rank, world_size=world_size) for rank in range(world_size)]
+        copies = batch.step.duplicates
+        for rank, part in enumerate(parts):
+            rows = np.arange(len(batch)).reshape(-1, copies)[rank::world_size].ravel()
+            assert np.array_equal(part.indices, batch.indices[rows])
+            assert np.array_equal(part.boxes, batch.boxes[rows])
+            assert np.array_equal(part.flips, batch.flips[rows])
+
+
+def test_repeats_must_be_a_number() -> None:
+    with pytest.raises(ValueError, match="`repeats` must be at least 1"):
+        plan(repeats=0)
