@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 import respipe
-from pipelines.recipe import Data, Recipe
+from pipelines.recipe import Data, Jitter, Recipe
 from respipe.loader import BatchTransform
 from respipe.storage.dataset import Dataset
 
@@ -32,7 +32,8 @@ def build_loader(recipe: Recipe, data: str, *, num_classes: int, device: torch.d
         seed=recipe.seed,
         crop=recipe.data.crop.build(),
         flip_probability=0.0 if recipe.data.flip_each_size else recipe.data.flip_probability,
-        batch_transform=_batch_transform(recipe.data, num_classes=num_classes),
+        repeats=recipe.data.repeats,
+        batch_transform=build_batch_transform(recipe.data, num_classes=num_classes),
         num_threads=recipe.runtime.num_threads,
         num_prefetch=recipe.runtime.num_prefetch,
     )
@@ -56,11 +57,19 @@ def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
     return num_classes
 
 
-def _batch_transform(recipe: Data, *, num_classes: int) -> BatchTransform | None:
+def build_batch_transform(recipe: Data, *, num_classes: int) -> BatchTransform | None:
+    """What the loader is to do to every batch, or None.
+
+    Args:
+        recipe: of the training data.
+        num_classes: length of the model's output.
+    """
     if recipe.flip_each_size:
         return respipe.flip_each_size
-    transform = recipe.batch_transform
-    if transform is None:
+    choice = recipe.batch_transform
+    if choice is None:
         return None
+    if isinstance(choice, Jitter):
+        return respipe.ColorJitter(**choice.model_dump(exclude={"name"}), normalize=recipe.normalize)
     mixing = {"MixUp": v2.MixUp, "CutMix": v2.CutMix}
-    return mixing[transform.name](alpha=transform.alpha, num_classes=num_classes)
+    return mixing[choice.name](alpha=choice.alpha, num_classes=num_classes)

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, WholeImage
+from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
 from respipe.sampling.random_resized_crop import RandomResizedCrop
 from respipe.schedules import RSNet, Schedule
 from respipe.schedules.registry import SCHEDULES, schedule_from_config
 
 RECIPES = Path(__file__).parent / "recipes"
 
-CROPS = {crop.__name__: crop for crop in (CenterCrop, RandomCrop, RandomResizedCrop, WholeImage)}
+CROPS = {crop.__name__: crop for crop in (CenterCrop, RandomCrop, RandomResizedCrop, ShiftedCenterCrop, WholeImage)}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,7 +36,7 @@ class CropChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: Literal["CenterCrop", "RandomCrop", "RandomResizedCrop", "WholeImage"]
+    name: Literal["CenterCrop", "RandomCrop", "RandomResizedCrop", "ShiftedCenterCrop", "WholeImage"]
 
     @model_validator(mode="after")
     def _check(self) -> CropChoice:
@@ -100,7 +100,7 @@ class Distillation(Section):
     weight_decay: NonNegative = 0.0
 
 
-class BatchTransform(Section):
+class Mixing(Section):
     """torchvision's ``v2.MixUp`` or ``v2.CutMix`` on every training batch.
 
     Args:
@@ -110,6 +110,20 @@ class BatchTransform(Section):
 
     name: Literal["MixUp", "CutMix"]
     alpha: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Jitter(Section):
+    """:class:`respipe.ColorJitter` of every training image.
+
+    Args:
+        name: ``ColorJitter``.
+        brightness, contrast, saturation: how far each may change.
+    """
+
+    name: Literal["ColorJitter"]
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0
 
 
 class Data(Section):
@@ -122,7 +136,8 @@ class Data(Section):
         flip_each_size: where a step shows a crop at several sizes, whether each of them is mirrored on its own, with
             probability 1/2, instead of all alike.
         normalize: a preset of the loader, or null for values in 0..1.
-        batch_transform: mixing of images, or null.
+        repeats: uses of each sample in a row: repeated augmentation.
+        batch_transform: ``MixUp``, ``CutMix`` or ``ColorJitter`` with its fields, or null.
     """
 
     batch_size: Count
@@ -130,7 +145,8 @@ class Data(Section):
     flip_probability: Share = 0.5
     flip_each_size: bool = False
     normalize: Literal["imagenet", "cifar10", "cifar100"] | None = "imagenet"
-    batch_transform: BatchTransform | None = None
+    repeats: Count = 1
+    batch_transform: Annotated[Mixing | Jitter, Field(discriminator="name")] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -197,6 +213,25 @@ class Evaluation(Section):
     calibration_batches: Count | None = None
 
 
+class FineTuning(Section):
+    """Tuning of the trained network at another size, which a run with ``--init`` does.
+
+    Args:
+        layers, bn_affine: which of its layers learn; see :func:`respipe.prepare_finetune`.
+        schedule, epochs: instead of the recipe's.
+        data, optimizer, learning_rate, evaluation: fields of these parts that differ from the recipe's.
+    """
+
+    layers: tuple[str, ...] | None = None
+    bn_affine: bool = False
+    schedule: dict[str, Any] | None = None
+    epochs: Count | None = None
+    data: dict[str, Any] = {}
+    optimizer: dict[str, Any] = {}
+    learning_rate: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+
 class Runtime(Section):
     """Where and how the run is carried out. May differ when a run is resumed.
 
@@ -224,6 +259,7 @@ class Recipe(Section):
 
     Args:
         model, adaptation, data, optimizer, learning_rate, distillation, evaluation, runtime: its parts.
+        finetune: how the trained network is tuned, with ``--init``.
         schedule: ``name`` of a class in :mod:`respipe.schedules` and its fields.
         epochs: length of the run.
         seed: of the weights, the data and everything else that is drawn.
@@ -245,13 +281,14 @@ class Recipe(Section):
     adaptation: Adaptation = Adaptation()
     optimizer: Optimizer = Optimizer()
     distillation: Distillation = Distillation()
+    finetune: FineTuning | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if isinstance(schedule := self.build_schedule(), RSNet) and self.data.batch_transform is not None:
+        if isinstance(schedule := self.build_schedule(), RSNet) and isinstance(self.data.batch_transform, Mixing):
             raise ValueError(
-                f"`data.batch_transform` must be null where a step shows several sizes; got "
+                "`data.batch_transform` must mix nothing where a step shows several sizes; got "
                 f"{self.data.batch_transform.name} beside {schedule!r}: it would mix the images of one size only."
             )
         return self
@@ -269,12 +306,14 @@ class Recipe(Section):
         return schedule_from_config(config)
 
 
-def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str] = (), *, finetune: bool = False) -> Recipe:
     """Read a recipe.
 
     Args:
         path: a YAML file, or the name of one in ``pipelines/recipes``.
         overrides: ``key=value`` with a dotted key and a YAML value, such as ``data.batch_size=128``.
+        finetune: read it for tuning: with what its ``finetune`` says in place of its own fields. ``overrides`` change
+            the result.
 
     Raises:
         ValueError: the file or an override is not a recipe; the message names each wrong field.
@@ -289,13 +328,34 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"`RECIPE` must hold a mapping; {file} holds {type(content).__name__}.")
+        if finetune:
+            if content.get("finetune") is None:
+                raise ValueError(f"`RECIPE` must have a `finetune` part for a run with --init; {file} has none.")
+            content = _for_finetuning(content)
         for override in overrides:
             content = _override(content, override)
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
+        if recipe.finetune is not None:  # so that a mistake is found before the training that comes first
+            Recipe.model_validate(_for_finetuning(content))
+        return recipe
     except yaml.YAMLError as error:
         raise ValueError(f"`RECIPE` must be YAML; {file}: {error}") from error
     except ValidationError as error:
         raise ValueError(f"{file} is not a valid recipe:\n{_explain(error)}") from error
+
+
+def _for_finetuning(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with what its ``finetune`` part says in place of its own fields."""
+    changes = FineTuning.model_validate(content["finetune"]).model_dump(exclude_unset=True)
+    own = {key: changes.pop(key) for key in ("layers", "bn_affine") if key in changes}
+    result = {**content, "finetune": own}
+    for key, value in changes.items():
+        if key in {"schedule", "epochs"}:
+            result[key] = value
+        else:
+            for field, inner in value.items():
+                result = _replaced(result, [key, field], inner)
+    return result
 
 
 def _override(content: Mapping[str, Any], override: str) -> dict[str, Any]:

@@ -4,9 +4,11 @@
 
     python -m pipelines.train RECIPE --data TRAIN --val VAL --output DIR
     torchrun --nproc-per-node 8 -m pipelines.train RECIPE --data TRAIN --val VAL --output DIR --resume
+    python -m pipelines.train RECIPE --data TRAIN --val VAL --output DIR --init DIR/checkpoint.pt
 
 ``RECIPE`` is a YAML file (see ``pipelines/recipe.py``) or the name of one in ``pipelines/recipes``. ``TRAIN`` and
-``VAL`` are ``.beton`` files or folders with one subfolder per class.
+``VAL`` are ``.beton`` files or folders with one subfolder per class. With ``--init`` the trained network is tuned
+instead, as the ``finetune`` part of the recipe says.
 
 ``DIR`` receives ``checkpoint.pt`` and ``log.jsonl``. With ``--resume`` a killed run goes on from its checkpoint and
 ends as if it had never been killed: nothing depends on hidden random state, because dropout and the like are seeded for
@@ -52,6 +54,7 @@ from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
 from pipelines.data import build_loader, check_classes
 from pipelines.distributed import Process, process_group, share_buffers, wrap
 from pipelines.evaluation import Accuracies, evaluate_calibrated, evaluate_sizes
+from pipelines.finetune import start_from
 from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.models import build_model
 from pipelines.objective import build_objective, leaves_parameters_unused
@@ -115,14 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     overrides = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
     try:
-        recipe = load_recipe(options.recipe, overrides)
+        recipe = load_recipe(options.recipe, overrides, finetune=options.init is not None)
     except ValueError as error:
         parser.error(str(error))
     with process_group(recipe.runtime.device) as process:
         console = Console(quiet=not process.is_main)
         logging.getLogger().setLevel(logging.INFO if process.is_main else logging.ERROR)
         try:
-            run = prepare(recipe, process, data=options.data, val=options.val, output=options.output)
+            run = prepare(recipe, process, data=options.data, val=options.val, output=options.output, init=options.init)
             meter = restore(run, resume=options.resume)
         except (ValueError, RespipeError) as error:
             parser.error(str(error))
@@ -141,6 +144,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="training data: .beton file or class folder")
     parser.add_argument("--val", help="validation data: .beton file or class folder")
     parser.add_argument("--output", required=True, type=Path, help="folder for checkpoint and logs")
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
+                        help="tune this network: checkpoint.pt of a run, or a file with a state_dict")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="length of the run, instead of the recipe's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a field of the recipe, such as data.batch_size=128")  # fmt: skip
@@ -148,7 +153,9 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, output: Path) -> Run:
+def prepare(
+    recipe: Recipe, process: Process, *, data: str, val: str | None, output: Path, init: Path | None = None
+) -> Run:
     """Build data, model and optimizer; the same on every process."""
     torch.manual_seed(recipe.seed)
     schedule = recipe.build_schedule()
@@ -159,6 +166,8 @@ def prepare(recipe: Recipe, process: Process, *, data: str, val: str | None, out
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning if process.is_main else UserWarning)
         model = respipe.adapt(model, schedule, **recipe.adaptation.model_dump())
+    if init is not None:
+        start_from(model, init, recipe)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(process.device, memory_format=memory_format)
     objective = build_objective(model, recipe).to(process.device)

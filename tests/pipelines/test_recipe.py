@@ -135,7 +135,7 @@ def test_lowmode_recipes_are_the_papers(depth: int, blocks: int) -> None:
 
 
 def test_images_are_not_mixed_at_one_of_several_sizes() -> None:
-    with pytest.raises(ValueError, match=r"`data.batch_transform` must be null.*got MixUp beside RSNet"):
+    with pytest.raises(ValueError, match=r"`data.batch_transform` must mix nothing.*got MixUp beside RSNet"):
         load_recipe("rsnet_cifar10", ["data.batch_transform={name: MixUp}"])
 
 
