@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from respipe.placement import Normalize, mean_and_std
 from respipe.schedules.checks import check_number
 
-Images = TypeVar("Images", torch.Tensor, tuple[torch.Tensor, ...])
+Images = torch.Tensor | tuple[torch.Tensor, ...]
 
 # Of red, green and blue in grey, as in torchvision.
 _LUMA = (0.2989, 0.587, 0.114)

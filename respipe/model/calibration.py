@@ -67,7 +67,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
     num_seen = 0
     with torch.no_grad(), _measuring(network) as sums:
         for batch in islice(batches, num_batches):
-            network(_images_for(network, batch))
+            network(images_for(network, batch))
             num_seen += 1
     _check_number_seen(num_seen, num_batches)
     _add_over_ranks(sums)
@@ -191,7 +191,16 @@ def _average(name: str, holder: nn.Module, total: torch.Tensor) -> tuple[torch.T
     return mean, variance
 
 
-def _images_for(network: nn.Module, batch: Any) -> torch.Tensor:
+def images_for(network: nn.Module, batch: Any) -> torch.Tensor:
+    """The images of a batch as a network takes them: on its device and, if floating, of its dtype.
+
+    Args:
+        network: that is to be called.
+        batch: (N, C, H, W), or a tuple that begins with such a tensor.
+
+    Raises:
+        TypeError: the batch holds no images.
+    """
     images = cast(Any, batch[0] if isinstance(batch, tuple | list) and batch else batch)
     if not isinstance(images, torch.Tensor):
         raise TypeError(
