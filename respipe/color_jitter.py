@@ -14,6 +14,8 @@ Images = torch.Tensor | tuple[torch.Tensor, ...]
 # Of red, green and blue in grey, as in torchvision.
 _LUMA = (0.2989, 0.587, 0.114)
 
+_CPU_VALUES = 1 << 18
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
@@ -77,16 +79,30 @@ class ColorJitter:
         return torch.lerp(lowest, highest, torch.rand(count, 3)), torch.rand(count, 3).argsort(dim=1)
 
     def _jitter(self, images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        device, scale = images.device, 255 if images.dtype == torch.uint8 else 1
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in mean_and_std(self.normalize))
-        luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
-        pixels = (images.float() * std + mean) / scale  # float32, because half precision is coarser than pixels
-        factors, order = (values.to(device).view(-1, 3, 1, 1, 1) for values in (factors.gather(1, order), order))
+        result = torch.empty_like(images)
+        # A GPU is fastest on the whole batch, a CPU on as much as its cache holds.
+        length = max(1, _CPU_VALUES // images[0].numel() if images.device.type == "cpu" else len(images))
+        parts = (tensor.split(length) for tensor in (result, images, factors.gather(1, order), order))
+        for target, some, their_factors, their_order in zip(*parts, strict=True):
+            self._jitter_part(target, some, their_factors.to(images.device), their_order.to(images.device))
+        return result
+
+    def _jitter_part(
+        self, result: torch.Tensor, images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor
+    ) -> None:
+        """Write jittered ``images`` to ``result``; factors (B, 3) are in the order (B, 3) in which they come."""
+        scale = 255 if images.dtype == torch.uint8 else 1
+        mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in mean_and_std(self.normalize))
+        # float32, because half precision is coarser than pixels; by planes, which are read one by one.
+        pixels = torch.empty(images.shape, device=images.device)
+        pixels.copy_(images).mul_(std / scale).add_(mean / scale)
         for place in range(3):
-            factor, change = factors[:, place], order[:, place]
-            grey = (pixels * luma).sum(1, keepdim=True)
+            change, factor = (tensor[:, place].view(-1, 1, 1) for tensor in (order, factors))
+            red, green, blue = pixels.unbind(1)
+            grey = torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
             # Each change mixes an image with black, with its mean grey, or with its own grey.
-            other = grey.mean((1, 2, 3), keepdim=True) * (change == 1) + grey * (change == 2)
-            pixels = torch.lerp(other, pixels, factor).clamp_(0, 1)
-        result = (pixels * scale - mean) / std
-        return torch.empty_like(images).copy_(result.round_() if images.dtype == torch.uint8 else result)
+            average = grey.mean((1, 2), keepdim=True)
+            other = grey.mul_((1 - factor) * (change == 2)).add_(average * (1 - factor) * (change == 1))
+            pixels.mul_(factor.unsqueeze(1)).add_(other.unsqueeze(1)).clamp_(0, 1)
+        pixels.mul_(scale / std).sub_(mean / std)
+        result.copy_(pixels.round_() if images.dtype == torch.uint8 else pixels)
