@@ -39,7 +39,7 @@ def prepare_finetune(
 
     Weights, buffers, names and the ``state_dict`` stay as they are; copies, also by ``pickle``, behave alike. Call it
     before the optimizer is made, which is to get the parameters that learn, and before the model is wrapped
-    (compilation, ``DistributedDataParallel``). Calling it again chooses anew. ::
+    (compilation, ``DistributedDataParallel``). Calling it again chooses anew; with ``layers="*"`` everything learns. ::
 
         model = respipe.prepare_finetune(torchvision.models.resnet50(weights="IMAGENET1K_V1"))
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]

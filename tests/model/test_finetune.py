@@ -190,6 +190,9 @@ def test_choosing_again_forgets_the_first_choice() -> None:
     prepare_finetune(model, layers="head")
     assert learning(model) == {"head.weight", "head.bias"}
     assert training_modules(model) == {"head"}
+    prepare_finetune(model, layers="*")
+    assert learning(model) == {name for name, _ in model.named_parameters()}
+    assert training_modules(model) == {name for name, _ in model.named_modules()}
 
 
 def test_layers_named_are_exactly_those_with_all_that_is_in_them() -> None:
