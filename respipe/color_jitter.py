@@ -81,10 +81,12 @@ class ColorJitter:
     def _jitter(self, images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         result = torch.empty_like(images)
         # A GPU is fastest on the whole batch, a CPU on as much as its cache holds.
-        length = max(1, _CPU_VALUES // images[0].numel() if images.device.type == "cpu" else len(images))
-        parts = (tensor.split(length) for tensor in (result, images, factors.gather(1, order), order))
-        for target, some, their_factors, their_order in zip(*parts, strict=True):
-            self._jitter_part(target, some, their_factors.to(images.device), their_order.to(images.device))
+        length = max(1, _CPU_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
+        factors = factors.gather(1, order)
+        for start in range(0, len(images), length):
+            rows = slice(start, start + length)
+            drawn = (tensor[rows].to(images.device) for tensor in (factors, order))
+            self._jitter_part(result[rows], images[rows], *drawn)
         return result
 
     def _jitter_part(

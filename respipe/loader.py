@@ -113,7 +113,6 @@ class Loader:
         with_spec: bool = False,
     ) -> None:
         _check_arguments(schedule, batch_size, seed, flip_probability, crop, batch_transform)
-        _check_repeats(repeats, training)
         _check_prefetching(num_prefetch, prefetch_bytes)
         self._rank, world_size = rank_and_world_size(rank, world_size)
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
@@ -389,13 +388,6 @@ def _check_transformed(before: tuple[Images, torch.Tensor], after: tuple[Any, to
         raise ValueError(
             f"`batch_transform` must change the images of every size alike where it changes labels; it left those of "
             f"{', '.join(left)} px as they were. torchvision's MixUp and CutMix take images of one size."
-        )
-
-
-def _check_repeats(repeats: int, training: bool) -> None:
-    if check_int("repeats", repeats, least=1) > 1 and not training:
-        raise ValueError(
-            f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
         )
 
 

@@ -13,6 +13,7 @@ from respipe.ranks import check_base_batch, check_steps
 from respipe.sampling import Crop
 from respipe.sampling.epoch import EpochPlan, plan_epoch, plan_evaluation
 from respipe.sampling.plan import BatchPlan
+from respipe.schedules.checks import check_int
 from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.sequence import kinds_of, tally
 from respipe.schedules.step import Schedule, Step
@@ -59,6 +60,10 @@ class RunPlan:
         self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
             schedule, dataset, batch_size, training, seed,
         )  # fmt: skip
+        if check_int("repeats", repeats, least=1) > 1 and not training:
+            raise ValueError(
+                f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
+            )
         self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
         self._rank, self._world_size = rank, world_size
         self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)
