@@ -72,7 +72,7 @@ def evaluate(
 
     Each image is decoded once for all the sizes that read the same stored copy of it: of a class folder for all of
     them, of a ``.beton`` with several levels for those that the same level serves (see
-    :func:`respipe.evaluation.passes.plan_passes`). Results at a size do not depend on the other sizes.
+    :func:`respipe.evaluation.passes.plan_passes`). A size gets the pixels that it would get alone.
 
     Where ``torch.distributed`` is initialised, call it on all ranks: each takes its share of every batch, and all get
     the same results. The model runs in evaluation mode and is left in the mode it was in.
