@@ -1,4 +1,4 @@
-"""How much arithmetic a schedule takes.
+"""How much arithmetic a schedule takes, and the test size that its training augmentation suggests.
 
 Two models of what one image costs: by area, as the papers' tables are computed, and counted on the model itself. They
 differ where a side is no multiple of the model's stride: a ResNet-50 needs 19 % more at 84 pixels than its area says.
@@ -16,6 +16,10 @@ from typing import Protocol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from respipe.schedules.apparent_size import TestSizeSuggestion as TestSizeSuggestion
+from respipe.schedules.apparent_size import apparent_size_ratio as apparent_size_ratio
+from respipe.schedules.apparent_size import mean_crop_side as mean_crop_side
+from respipe.schedules.apparent_size import suggest_test_size as suggest_test_size
 from respipe.schedules.sequence import tally_epochs
 from respipe.schedules.step import Schedule, Step
 from respipe.schedules.usage import usage
