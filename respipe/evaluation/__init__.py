@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from respipe.evaluation.accuracy import Evaluation, evaluate
+from respipe.evaluation.activations import Activations, measure_activations
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Activations", "Evaluation", "evaluate", "measure_activations"]

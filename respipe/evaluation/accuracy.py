@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import torch
 import torch.distributed
 from torch import nn
 
+from respipe.evaluation.modes import device_of, evaluation_mode
 from respipe.evaluation.passes import Pass, plan_passes
 from respipe.loader import Loader
 from respipe.model.wrappers import unwrapped
@@ -126,24 +127,6 @@ def evaluate(
             ) as loader:  # fmt: skip
                 sums |= _sum_up(network, loader, one.sizes, flip=flip, report=report)
     return [_result(size, sums[size], macs[size]) for size in sizes]
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Generator[None]:
-    """Have a model in evaluation mode, then every module in the mode it was in."""
-    modes = {module: module.training for module in cast(Iterable[nn.Module], model.modules())}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are; the CPU for one that has none."""
-    parameters = cast(Iterable[nn.Parameter], model.parameters())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def _sum_up(

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTED = (nn.Linear, nn.Conv2d)
 
+Calls = list[tuple[str, nn.Module, trace.Shape, trace.Shape]]
+"""As :func:`respipe.model.trace.calls` gives them."""
+
 
 def prepare_finetune(
     model: nn.Module, *, bn_affine: bool = False, layers: str | Sequence[str] | None = None, size: int = 224
@@ -100,6 +103,27 @@ def default_layers(model: nn.Module, size: int = 224) -> tuple[str, ...]:
         ValueError: the model does not take images of that size, has no BatchNorm before the global pooling, or nothing
             after it; the message names the layers that there are.
     """
+    before, after = _around_pooling(model, size)
+    classifier = _classifier(before, after)
+    norms = [name for name, module, _, shape in before if isinstance(module, BatchNorm) and _has_several_pixels(shape)]
+    if not norms:
+        raise ValueError(
+            f"`model` must have a BatchNorm before its global pooling; {_ending([*before, *after])}. Name the layers "
+            f"to tune: layers={classifier!r} for the classifier alone."
+        )
+    return tuple(dict.fromkeys((norms[-1], *classifier)))
+
+
+def classifier_layers(model: nn.Module, size: int = 224) -> tuple[str, ...]:
+    """The layers with weights that run after the global pooling; the first of them gets what was pooled.
+
+    Arguments, errors and how they are found as for :func:`default_layers`, but the model needs no BatchNorm.
+    """
+    return _classifier(*_around_pooling(model, size))
+
+
+def _around_pooling(model: nn.Module, size: int) -> tuple[Calls, Calls]:
+    """The calls up to the last one that sees a map of more than one pixel, and those after it."""
     calls = _calls(model, check_int("size", size, least=1))
     last_map = max((i for i, (_, _, _, shape) in enumerate(calls) if _has_several_pixels(shape)), default=-1)
     before, after = calls[: last_map + 1], calls[last_map + 1 :]
@@ -108,24 +132,26 @@ def default_layers(model: nn.Module, size: int = 224) -> tuple[str, ...]:
             f"`size` must be so large that maps of more than one pixel reach the global pooling; got {size}. Pass the "
             "size that the model was trained at."
         )
-    norms = [name for name, module, _, shape in before if isinstance(module, BatchNorm) and _has_several_pixels(shape)]
-    classifier = [name for name, module, _, _ in after if isinstance(module, _WEIGHTED)]
-    weighted = [name for name, module, _, _ in calls if isinstance(module, _WEIGHTED)]
-    ending = f"the last layers called are {_join(weighted[-5:])}" if weighted else "no layer has weights"
+    return before, after
+
+
+def _classifier(before: Calls, after: Calls) -> tuple[str, ...]:
+    classifier = tuple(dict.fromkeys(name for name, module, _, _ in after if isinstance(module, _WEIGHTED)))
     if not classifier:
+        weighted = [name for name, module, _, _ in before if isinstance(module, _WEIGHTED)]
         raise ValueError(
-            f"`model` must have a classifier after its global pooling; {ending}. Name the layers to tune: "
+            f"`model` must have a classifier after its global pooling; {_ending(before)}. Name the layers to tune: "
             f"layers={tuple(weighted[-1:])!r}."
         )
-    if not norms:
-        raise ValueError(
-            f"`model` must have a BatchNorm before its global pooling; {ending}. Name the layers to tune: "
-            f"layers={tuple(classifier)!r} for the classifier alone."
-        )
-    return tuple(dict.fromkeys((norms[-1], *classifier)))
+    return classifier
 
 
-def _calls(model: nn.Module, size: int) -> list[tuple[str, nn.Module, trace.Shape, trace.Shape]]:
+def _ending(calls: Calls) -> str:
+    weighted = [name for name, module, _, _ in calls if isinstance(module, _WEIGHTED)]
+    return f"the last layers called are {_join(weighted[-5:])}" if weighted else "no layer has weights"
+
+
+def _calls(model: nn.Module, size: int) -> Calls:
     """What :func:`respipe.model.trace.calls` says of every module, in the order in which they end."""
     shadow = trace.without_weights(model)
     try:

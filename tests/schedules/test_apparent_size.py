@@ -58,8 +58,8 @@ def test_suggestion_is_a_multiple_of_the_stride(train_size: int, stride: int, cr
 def test_the_reason_names_what_it_follows_from() -> None:
     assert suggest_test_size(224).reason == (
         "Trained at 224 px on crops of 8% to 100% of an image's area; in evaluation at 224 px objects look 0.81 times "
-        "as large on average. At 224 / 0.809 = 277 px they look as large as in training; 288 px is the nearest multiple "
-        "of the model's stride of 32 px."
+        "as large on average. At 224 / 0.809 = 277 px they look as large as in training; 288 px is the nearest "
+        "multiple of the model's stride of 32 px."
     )
 
 
