@@ -56,7 +56,6 @@ from pipelines.distributed import Process, process_group, share_buffers, wrap
 from pipelines.evaluation import Accuracies, evaluate_calibrated, evaluate_sizes
 from pipelines.finetune import start_from
 from pipelines.metrics import EpochMeter, RunLog, label_of
-from pipelines.models import build_model
 from pipelines.objective import build_objective, leaves_parameters_unused
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.precision import autocast
@@ -64,6 +63,7 @@ from pipelines.recipe import Recipe, load_recipe
 from pipelines.warmup import warm_up
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.loader import Images
+from respipe.model.building import build_model
 
 logger = logging.getLogger(__name__)
 

@@ -208,7 +208,10 @@ def test_plan_of_an_unknown_recipe_lists_the_known_ones(tmp_path: Path, monkeypa
         ("schedule: TRD", "`schedule` must be a mapping; got 'TRD'"),
         ("schedule: {name: Constant, size: 8}\nepochs: many", "`epochs` must be a whole number from 1; got 'many'"),
         ("schedule: {name: Constant, side: 8}", "`schedule.side` must be a field of Constant"),
-        ("schedule: {name: Constant, size: 8}\nmodel: {name: nonsense}", "`model` must be a model that can be built"),
+        (
+            "schedule: {name: Constant, size: 8}\nmodel: {name: nonsense}",
+            "`model.name` must be a known model; got 'nonsense'",
+        ),
     ],
 )
 def test_wrong_recipe_is_refused_naming_the_field(tmp_path: Path, text: str, message: str) -> None:

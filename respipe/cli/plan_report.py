@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,6 @@ from respipe.schedules.step_budget import relative_budget
 from respipe.schedules.usage import Usage, usage
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from respipe.schedules.cost import Macs
 
 
@@ -93,34 +90,12 @@ def _counted(outline: Outline) -> Macs:
     import torch
 
     from respipe.model.adapter import adapt
+    from respipe.model.building import build_model
     from respipe.schedules.cost import counted
 
     with torch.device("meta"):
-        model = _build_model(outline.model, outline.model_options)
+        model = build_model(outline.model, options=outline.model_options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a stride that does not divide, or no need of changes
         # Shared BatchNorm, which costs the same.
         return counted(adapt(model, outline.schedule, batchnorm="shared", **outline.kernels))
-
-
-def _build_model(name: str, options: Mapping[str, Any]) -> Module:
-    library, _, model = name.rpartition(":")
-    try:
-        if options.get("small_stem"):
-            from respipe.model.resnet_cifar import make_stem_small
-
-            others = {option: value for option, value in options.items() if option != "small_stem"}
-            return make_stem_small(_build_model(name, others))
-        if library == "cifar":
-            from respipe.model.resnet_cifar import ResNetCifar
-
-            return ResNetCifar(int(model.removeprefix("resnet")), **options)
-        if library == "timm":
-            import timm
-
-            return timm.create_model(model, pretrained=False, **options)
-        from torchvision.models import get_model
-
-        return get_model(name, weights=None, **options)
-    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        raise ValueError(f"`model` must be a model that can be built; got {name!r}: {error}") from error

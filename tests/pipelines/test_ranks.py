@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import respipe
-from pipelines.models import build_model
+from respipe.model.building import build_model
 from tests.pipelines.conftest import Arguments
 from tests.pipelines.test_train import assert_same_run, events
 

@@ -8,10 +8,10 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from pipelines.models import build_model
 from pipelines.optimization import batch_scale
 from pipelines.recipe import RECIPES, load_recipe
 from respipe.model.adapter import adapt
+from respipe.model.building import build_model
 from respipe.model.pooled_layers import PooledConv2d
 from respipe.sampling.crops import RandomCrop, WholeImage
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet

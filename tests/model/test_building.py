@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
-from pipelines.models import build_model
+from respipe.model.building import build_model
 from respipe.model.resnet_cifar import ResNetCifar
 
 
@@ -48,7 +49,13 @@ def test_names_without_prefix_are_torchvisions_and_cifar_takes_a_depth() -> None
     [
         ("resnet51", {}, "`model.name` must be a known model; got 'resnet51'. Did you mean .*resnet50"),
         ("timm:resnet51", {}, "got 'resnet51'. Did you mean"),
-        ("hub:resnet50", {}, "must begin with timm: or cifar:"),
+        (
+            "hub:resnet50",
+            {},
+            "must be torchvision's, begin with timm: or cifar:, or be module:callable; got hub:resnet50",
+        ),
+        ("json:resnet50", {}, "module 'json' has no attribute 'resnet50'"),
+        ("builtins:dict", {}, "must be a callable that returns a module; builtins:dict made"),
         ("cifar:vgg16", {}, "must be cifar:resnetDEPTH"),
         ("cifar:resnet21", {}, "`depth` must be 6n"),
         (
@@ -62,6 +69,23 @@ def test_names_without_prefix_are_torchvisions_and_cifar_takes_a_depth() -> None
 def test_unknown_models_and_options_are_refused(name: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_model(name, num_classes=2, options=options)
+
+
+def test_callables_of_ones_own_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\ndef small(width=2, num_classes=3):\n    return nn.Linear(width, num_classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert build_model("my_networks:small", options={"width": 4}).weight.shape == (3, 4)
+    assert build_model("my_networks:small", num_classes=5).weight.shape == (5, 2)
+    assert sys.path == path
+
+
+def test_without_a_number_of_classes_models_have_their_own() -> None:
+    with torch.device("meta"):
+        assert build_model("resnet18").fc.out_features == 1000
+        assert build_model("cifar:resnet8").head.out_features == 10
 
 
 def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,163 @@
+"""Trained models from files: of ``pipelines.train``, of torchvision, of timm, or of anyone's own training."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from respipe.model.adapter import adapt
+from respipe.model.building import build_model
+from respipe.schedules.registry import schedule_from_config
+
+Weights = Mapping[str, torch.Tensor]
+
+_RUN_FILE = "checkpoint.pt"
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_MOST_LISTED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model with its weights, on the CPU.
+
+    Args:
+        model: in evaluation mode.
+        recipe: what ``pipelines.train`` trained it with, as in its YAML file; None for any other checkpoint.
+    """
+
+    model: nn.Module
+    recipe: Mapping[str, Any] | None
+
+
+def load_trained_model(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    num_classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TrainedModel:
+    """Build a model and give it the weights of a file. Nothing in the file is executed.
+
+    Args:
+        path: a run's folder, its ``checkpoint.pt``, or a file of weights by ``torch.save`` or safetensors: a
+            ``state_dict``, alone or under the key ``state_dict``, ``model`` or ``model_state_dict``, its names with or
+            without what DistributedDataParallel, compilation or a Lightning module put before them.
+        name: as for :func:`respipe.model.building.build_model`. Not needed for a run, which says what it trained.
+        num_classes: length of the model's output; default: as the weights have it.
+        options: further arguments of the model.
+
+    Raises:
+        ValueError: the file holds no weights, or they are not of this model.
+        OSError: there is no such file.
+    """
+    content = _read(Path(path) / _RUN_FILE if Path(path).is_dir() else Path(path))
+    weights = _weights_in(content, path)
+    recipe = content.get("recipe")
+    recipe = cast(Mapping[str, Any], recipe) if isinstance(recipe, Mapping) and "model" in recipe else None
+    if name is None and recipe is None:
+        raise ValueError(
+            f"`model` must be named for a checkpoint that does not say what it is of; {path} does not. Pass for "
+            "example --model resnet50, timm:resnet50d or my_module:make_model."
+        )
+    if name is None and recipe is not None:
+        name, options = recipe["model"]["name"], {**recipe["model"].get("options", {}), **(options or {})}
+    assert name is not None
+    with torch.device("meta"):
+        planned = build_model(name, num_classes=num_classes, options=options)
+    if num_classes is None:
+        num_classes = _other_num_classes(weights, planned)
+    model = build_model(name, num_classes=num_classes, options=options)
+    if recipe is not None:
+        model = _adapted(model, recipe)
+    _load(model, weights, path, name)
+    return TrainedModel(model=model.eval(), recipe=recipe)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".safetensors":
+        try:
+            safetensors: Any = importlib.import_module("safetensors.torch")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{path} needs safetensors. Install it with: pip install safetensors") from error
+        return safetensors.load_file(path)
+    try:
+        # timm keeps its command line beside the weights, which is a plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = cast(object, torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a file of weights by torch.save; it cannot be read without executing what is in it: "
+            f"{' '.join(str(error).split())[:300]} Save the model's state_dict() alone."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} must hold a state_dict; it holds {type(content).__name__}. Save model.state_dict().")
+    return cast(Mapping[str, Any], content)
+
+
+def _weights_in(content: Mapping[str, Any], path: str | Path) -> Weights:
+    for candidate in (content, *(content.get(key) for key in _WRAPPERS)):
+        if isinstance(candidate, Mapping):
+            weights = cast(Mapping[str, Any], candidate)
+            if weights and all(isinstance(value, torch.Tensor) for value in weights.values()):
+                return weights
+    raise ValueError(
+        f"{path} must hold a state_dict, alone or under {' or '.join(_WRAPPERS)}; its keys are {list(content)[:5]}. "
+        "Save model.state_dict()."
+    )
+
+
+def _other_num_classes(weights: Weights, planned: nn.Module) -> int | None:
+    """Length of the output that the weights have, where it is all that differs from the model's; else None."""
+    expected = planned.state_dict()
+    found = _renamed(weights, expected)
+    differing = [name for name in expected if name in found and found[name].shape != expected[name].shape]
+    lengths = {found[name].shape[0] for name in differing if found[name].ndim and expected[name].ndim}
+    same_rest = all(found[name].shape[1:] == expected[name].shape[1:] for name in differing)
+    return lengths.pop() if len(lengths) == 1 and same_rest else None
+
+
+def _adapted(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
+    """The model with what its training's schedule added to it, such as BatchNorm for each size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # training has told
+        return adapt(model, schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"]))
+
+
+def _renamed(weights: Weights, expected: Weights) -> Weights:
+    """Weights by the names that the model has for them: without what was put before all of them."""
+    while not weights.keys() & expected.keys():
+        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in weights)), None)
+        if prefix is None:
+            break
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _load(model: nn.Module, weights: Weights, path: str | Path, name: str) -> None:
+    expected = model.state_dict()
+    weights = _renamed(weights, expected)
+    shapes = {key: (tuple(weights[key].shape), tuple(expected[key].shape)) for key in weights.keys() & expected.keys()}
+    problems = {
+        "missing": [key for key in expected if key not in weights],
+        "unknown": [key for key in weights if key not in expected],
+        "of another shape": [key for key, (found, wanted) in sorted(shapes.items()) if found != wanted],
+    }
+    listed = [
+        f"{len(keys)} {kind}, such as {', '.join(keys[:_MOST_LISTED])}" for kind, keys in problems.items() if keys
+    ]
+    if listed:
+        raise ValueError(
+            f"`model` must be what {path} holds the weights of; for {name} there are {'; '.join(listed)}. Name the "
+            "model that was trained."
+        )
+    model.load_state_dict(dict(weights))

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from respipe.model.adapter import adapt
+from respipe.model.building import build_model
+from respipe.model.checkpoints import load_trained_model
+from respipe.schedules import LowMode
+
+NAME, OPTIONS = "cifar:resnet8", {"width": 4}
+
+
+def network(num_classes: int = 10) -> nn.Module:
+    torch.manual_seed(3)
+    return build_model(NAME, num_classes=num_classes, options=OPTIONS).eval()
+
+
+def same(model: nn.Module, other: nn.Module) -> bool:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return torch.equal(model(images), other(images))
+
+
+def renamed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda weights: {prefix + name: value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dict,
+        renamed("module."),
+        renamed("module._orig_mod."),
+        renamed("_orig_mod.module."),
+        lambda weights: {"state_dict": renamed("model.")(weights), "hyper_parameters": {"lr": 0.1}},
+        lambda weights: {"model": weights, "epoch": 3},
+        lambda weights: {"model_state_dict": weights},
+        lambda weights: {"state_dict": renamed("module.")(weights), "args": argparse.Namespace(lr=0.1), "arch": "x"},
+    ],
+    ids=["plain", "DDP", "compiled in DDP", "DDP compiled", "Lightning", "torchvision", "model_state_dict", "timm"],
+)
+def test_weights_are_found_in_what_trainers_save(tmp_path: Path, wrap: Callable[[dict[str, Any]], Any]) -> None:
+    torch.save(wrap(network().state_dict()), tmp_path / "weights.pth")
+    trained = load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS)
+    assert trained.recipe is None
+    assert not trained.model.training
+    assert same(trained.model, network())
+
+
+def test_number_of_classes_is_that_of_the_weights(tmp_path: Path) -> None:
+    torch.save({"model": renamed("module.")(network(7).state_dict())}, tmp_path / "weights.pth")
+    assert same(load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS).model, network(7))
+    with pytest.raises(ValueError, match=r"2 of another shape, such as head\.bias, head\.weight"):
+        load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS, num_classes=5)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(network().state_dict(), tmp_path / "model.safetensors")
+    assert same(load_trained_model(tmp_path / "model.safetensors", NAME, options=OPTIONS).model, network())
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_run_tells_its_model_and_what_its_schedule_did_to_it(tmp_path: Path, as_folder: bool) -> None:
+    schedule = {"name": "LowMode", "full_size": 32, "ratio": 2}
+    recipe = {"model": {"name": NAME, "num_classes": None, "options": OPTIONS}, "schedule": schedule, "epochs": 2}
+    model = adapt(network(3), LowMode(32, 2))
+    torch.save({"version": 1, "recipe": recipe, "model": model.state_dict()}, tmp_path / "checkpoint.pt")
+    trained = load_trained_model(tmp_path if as_folder else tmp_path / "checkpoint.pt")
+    assert trained.recipe == recipe
+    assert same(trained.model, model)
+
+
+def test_what_is_no_run_needs_a_name(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"`model` must be named .* --model resnet50"):
+        load_trained_model(tmp_path / "weights.pth")
+
+
+def test_weights_of_another_model_are_told_apart(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"for cifar:resnet14 there are \d+ missing, such as .*; \d+ of another shape"):
+        load_trained_model(tmp_path / "weights.pth", "cifar:resnet14")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (network(), "cannot be read without executing what is in it"),
+        ([1, 2], "must hold a state_dict; it holds list"),
+        ({"epoch": 3, "model": {}}, r"must hold a state_dict, alone or under .* its keys are \['epoch', 'model'\]"),
+    ],
+    ids=["pickled model", "list", "no weights"],
+)
+def test_files_without_weights_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=message):
+        load_trained_model(tmp_path / "weights.pth", NAME)
+
+
+def test_damaged_and_missing_files_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no checkpoint at all")
+    with pytest.raises(ValueError, match=r"must be a file of weights by torch\.save"):
+        load_trained_model(tmp_path / "weights.pth", NAME)
+    with pytest.raises(FileNotFoundError):
+        load_trained_model(tmp_path, NAME)
