@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
 import respipe
 from pipelines.precision import autocast
 from pipelines.recipe import Recipe
+from respipe.evaluation import Evaluation, evaluate_calibrated
 from respipe.schedules import Constant
 
 Accuracies = dict[str, dict[str, float]]
@@ -30,21 +32,10 @@ def evaluate_sizes(
         on_progress: called with the number of batches done and their total.
     """
     with autocast(recipe.precision, next(model.parameters()).device):
-        results = respipe.evaluate(
-            model,
-            val,
-            sizes,
-            batch_size=recipe.evaluation.batch_size,
-            backend=recipe.runtime.backend,
-            normalize=recipe.data.normalize,
-            crop=recipe.evaluation.crop.build(),
-            num_threads=recipe.runtime.num_threads,
-            progress=on_progress,
-        )
-    return {str(result.size): {"top1": result.top1, "top5": result.top5, "loss": result.loss} for result in results}
+        return _accuracies(respipe.evaluate(model, val, sizes, progress=on_progress, **_options(recipe)))
 
 
-def evaluate_calibrated(
+def evaluate_sizes_calibrated(
     model: nn.Module, recipe: Recipe, val: str, *, data: str, num_batches: int, on_progress: OnProgress
 ) -> Accuracies:
     """Evaluate copies of a model whose BatchNorm statistics were measured at the size of each evaluation.
@@ -55,14 +46,12 @@ def evaluate_calibrated(
         val: validation data.
         data: training data.
         num_batches: training batches for each size, or as many as an epoch has.
-        on_progress: called with the number of batches done and their total, at each size anew.
+        on_progress: called with the number of batches done and their total.
     """
     device = next(model.parameters()).device
-    results = Accuracies()
-    for size in recipe.evaluation.sizes:
-        # Of a model that has BatchNorms for some sizes only, the plain one for this size can be calibrated at it.
-        calibrated = respipe.extract(model, size)
-        with respipe.Loader(
+
+    def training_batches(size: int) -> respipe.Loader:
+        loader = respipe.Loader(
             data,
             Constant(size),
             batch_size=recipe.data.batch_size,
@@ -73,9 +62,29 @@ def evaluate_calibrated(
             crop=recipe.data.crop.build(),
             flip_probability=recipe.data.flip_probability,
             num_threads=recipe.runtime.num_threads,
-        ) as loader:
-            loader.set_epoch(recipe.epochs)  # crops that no epoch of the training had
-            with autocast(recipe.precision, device):
-                respipe.calibrate_batchnorm(calibrated, loader, min(num_batches, len(loader)))
-        results |= evaluate_sizes(calibrated, recipe, val, sizes=(size,), on_progress=on_progress)
-    return results
+        )
+        loader.set_epoch(recipe.epochs)  # crops that no epoch of the training had
+        return loader
+
+    sizes = recipe.evaluation.sizes
+    with autocast(recipe.precision, device):
+        return _accuracies(
+            evaluate_calibrated(
+                model, val, sizes, training_batches, num_batches=num_batches, progress=on_progress, **_options(recipe)
+            )
+        )
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """How the recipe's evaluation images are made."""
+    return {
+        "batch_size": recipe.evaluation.batch_size,
+        "backend": recipe.runtime.backend,
+        "normalize": recipe.data.normalize,
+        "crop": recipe.evaluation.crop.build(),
+        "num_threads": recipe.runtime.num_threads,
+    }
+
+
+def _accuracies(results: Iterable[Evaluation]) -> Accuracies:
+    return {str(result.size): {"top1": result.top1, "top5": result.top5, "loss": result.loss} for result in results}

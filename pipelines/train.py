@@ -53,7 +53,7 @@ from pipelines import report
 from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
 from pipelines.data import build_loader, check_classes
 from pipelines.distributed import Process, process_group, share_buffers, wrap
-from pipelines.evaluation import Accuracies, evaluate_calibrated, evaluate_sizes
+from pipelines.evaluation import Accuracies, evaluate_sizes, evaluate_sizes_calibrated
 from pipelines.finetune import start_from
 from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.objective import build_objective, leaves_parameters_unused
@@ -362,7 +362,7 @@ def evaluate(run: Run, epoch: int, progress: Progress, bar: TaskID) -> dict[str,
     results = {"eval": evaluate_sizes(run.model, run.recipe, run.val, sizes=recipe.sizes, on_progress=show)}
     num_batches = recipe.calibration_batches
     if is_last and num_batches is not None:
-        results["calibrated"] = evaluate_calibrated(
+        results["calibrated"] = evaluate_sizes_calibrated(
             run.model, run.recipe, run.val, data=run.data, num_batches=num_batches, on_progress=show
         )
     return results

@@ -23,3 +23,14 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not all(names):
         raise typer.BadParameter(f"must be names separated by commas; got {text!r}.")
     return names
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Sides in pixels separated by commas, each a number or a range ``first:last:step`` that includes its last."""
+    sizes = list[int]()
+    for part in text.split(","):
+        first, *rest = (parse_integers(number)[0] for number in part.split(":"))
+        if len(rest) not in (0, 2) or (rest and rest[0] < first):
+            raise typer.BadParameter(f"must be sizes such as 128,224 or 96:448:32 (first, last, step); got {text!r}.")
+        sizes += range(first, rest[0] + 1, rest[1]) if rest else [first]
+    return tuple(dict.fromkeys(sizes))
