@@ -15,6 +15,7 @@ from respipe.cli.bench import bench
 from respipe.cli.console import logs_on_stderr, show_error, write_line
 from respipe.cli.data import convert, inspect, verify
 from respipe.cli.doctor import doctor
+from respipe.cli.evaluate import evaluate
 from respipe.cli.plan import plan
 from respipe.cli.plot import plot
 from respipe.errors import RespipeError
@@ -57,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, verify, inspect, plan, bench, doctor):
+for command in (convert, verify, inspect, plan, evaluate, bench, doctor):
     app.command()(command)
 app.add_typer(plot, name="plot")
 
@@ -70,7 +71,7 @@ def respipe(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Resolution scheduling in the data loader: convert data, plan schedules, measure, draw."""
+    """Resolution scheduling in the data loader: convert data, plan schedules, evaluate models, measure, draw."""
     ctx.with_resource(logs_on_stderr(logging.DEBUG if debug else logging.INFO))
 
 

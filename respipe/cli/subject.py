@@ -1,0 +1,174 @@
+"""What ``respipe evaluate`` looks at: a trained model, and how its images are made."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from respipe.placement import Normalize
+    from respipe.sampling.crops import Crop
+    from respipe.schedules.cost import TestSizeSuggestion
+
+logger = logging.getLogger(__name__)
+
+_CALIBRATION_BATCH = 64
+_TIMM_DEFAULT = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A trained model, and how its images are made: from the command line, else its recipe, else the usual.
+
+    Args:
+        model: on the device where it is to run.
+        name: of the model.
+        sizes: sides in pixels to evaluate at.
+        train_size: side in pixels that it was trained at, None if unknown.
+        normalize: as for :class:`respipe.Loader`.
+        crop: of the evaluation images.
+        train_crop: of the training images.
+        flip_probability: of mirroring a training image.
+        calibration_batch: images of a batch for calibration.
+        autocast: dtype of mixed precision, None for float32.
+    """
+
+    model: nn.Module
+    name: str
+    sizes: tuple[int, ...]
+    train_size: int | None
+    normalize: Normalize
+    crop: Crop
+    train_crop: Crop
+    flip_probability: float
+    calibration_batch: int
+    autocast: torch.dtype | None
+
+
+def read_subject(
+    checkpoint: Path,
+    *,
+    model: str | None,
+    classes: int | None,
+    sizes: tuple[int, ...] | None,
+    train_size: int | None,
+    normalize: str | None,
+    crop: str | None,
+    precision: str,
+    device: str,
+) -> Subject:
+    """Load a checkpoint.
+
+    Raises:
+        ValueError: it holds no weights of the model, no size is known, or the model does not take one.
+        OSError: there is no such file.
+    """
+    import torch
+
+    from respipe.model.checkpoints import load_trained_model
+    from respipe.placement import check_device
+
+    place = check_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    trained = load_trained_model(checkpoint, model, num_classes=classes)
+    recipe = trained.recipe or {}
+    data, evaluation = recipe.get("data", {}), recipe.get("evaluation", {})
+    known = _timm_config(trained.model)
+    train_size = train_size or _trained_at(recipe) or known.get("train_size")
+    sizes = sizes or tuple(evaluation.get("sizes", ()))
+    if not sizes:
+        raise ValueError("`--sizes` must be given where no recipe names them. Pass for example --sizes 96:448:32.")
+    normalize = normalize or ("none" if recipe and data.get("normalize") is None else data.get("normalize"))
+    return Subject(
+        model=_fitted(trained.model, sizes, train_size).to(place),
+        name=model or recipe["model"]["name"],
+        sizes=sizes,
+        train_size=train_size,
+        normalize=(normalize if normalize != "none" else None) if normalize else known.get("normalize", "imagenet"),
+        crop=_crop({"name": crop} if crop else evaluation.get("crop"), "CenterCrop"),
+        train_crop=_crop(data.get("crop"), "RandomResizedCrop"),
+        flip_probability=data.get("flip_probability", 0.5),
+        calibration_batch=data.get("batch_size", _CALIBRATION_BATCH),
+        autocast=_autocast(precision if precision != "auto" else recipe.get("precision", "auto"), place),
+    )
+
+
+def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
+    """The test size that its training crops suggest; None where these keep the size of objects, or are unknown."""
+    from respipe.model.adapter import total_stride
+    from respipe.sampling import CenterCrop, RandomResizedCrop
+    from respipe.schedules.cost import suggest_test_size
+
+    crop = subject.train_crop
+    if subject.train_size is None or not isinstance(crop, RandomResizedCrop):
+        return None
+    ratio = subject.crop.ratio if isinstance(subject.crop, CenterCrop) else 1.0
+    stride = total_stride(subject.model, subject.train_size) or 32
+    return suggest_test_size(subject.train_size, area=crop.scale, crop_ratio=ratio, stride=stride)
+
+
+def _trained_at(recipe: Mapping[str, Any]) -> int | None:
+    from respipe.schedules.registry import schedule_from_config
+
+    return schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"]).base_size if recipe else None
+
+
+def _timm_config(model: nn.Module) -> dict[str, Any]:
+    """What a model of timm says of the images that it is made for."""
+    config = cast(object, getattr(model, "pretrained_cfg", None))
+    if not isinstance(config, Mapping):
+        return {}
+    config = cast(Mapping[str, Any], config)
+    known: dict[str, Any] = {"train_size": int(config.get("input_size", (3, _TIMM_DEFAULT, _TIMM_DEFAULT))[-1])}
+    if "mean" in config and "std" in config:
+        known["normalize"] = tuple(config["mean"]), tuple(config["std"])
+    return known
+
+
+def _fitted(model: nn.Module, sizes: tuple[int, ...], train_size: int | None) -> nn.Module:
+    """The model with pooling that takes every size, once it is known that it does."""
+    from respipe.errors import NoEffectWarning
+    from respipe.model.adapter import adapt
+    from respipe.model.pooling import make_pooling_adaptive
+    from respipe.schedules.rsnet import RSNet
+
+    if train_size is not None:
+        make_pooling_adaptive(model, train_size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adapt(model, RSNet(sizes), batchnorm="shared")
+    for warning in caught:
+        if not issubclass(warning.category, NoEffectWarning):
+            logger.warning("%s", warning.message)
+    return model
+
+
+def _crop(config: Mapping[str, Any] | None, default: str) -> Crop:
+    import respipe.sampling
+
+    fields = dict(config or {"name": default})
+    name = str(fields.pop("name"))
+    crops = [known for known in respipe.sampling.__all__ if known.endswith(("Crop", "Image")) and known != "Crop"]
+    if name not in crops:
+        raise ValueError(f"`--crop` must be one of {', '.join(crops)}; got {name!r}.")
+    try:
+        return getattr(respipe.sampling, name)(**fields)
+    except TypeError as error:
+        raise ValueError(f"`--crop` must be a crop that needs no fields, such as WholeImage; {error}.") from error
+
+
+def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    import torch
+
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision not in dtypes:
+        raise ValueError(f"`--precision` must be auto, {', '.join(dtypes)}; got {precision!r}.")
+    return dtypes[precision]
