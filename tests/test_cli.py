@@ -36,7 +36,9 @@ def error_of(result: Result) -> str:
 # The command itself
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan", "--help"], ["plot", "run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["plan", "--help"], ["evaluate", "--help"], ["plot", "run", "--help"]]
+)
 def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     code = """if True:
         import sys

@@ -80,7 +80,7 @@ def show_evaluation(report: Mapping[str, Any]) -> None:
             ("size", "zeros after pooling", "mean", "std"),
             [
                 (f"{row['size']} px", f"{row['zeros']:.2%}", f"{row['mean']:.4g}", f"{row['std']:.4g}")
-                for row in report["activations"]
+                for row in sorted(report["activations"], key=lambda row: row["size"])
             ],
         )
     if suggestion is not None:

@@ -44,9 +44,8 @@ def evaluation_figure(report: Mapping[str, Any]) -> Figure:
     if costs:
         unit, name = _unit(max(row["macs"] for run in runs for row in run["results"]))
         _draw(panels[1], runs, "macs", unit, train_size)
-        panels[1].set_xscale("log")
         panels[1].set_title("Top-1 accuracy (%) by cost")
-        panels[1].set_xlabel(f"{name} multiply-adds per image (log scale)")
+        panels[1].set_xlabel(f"{name} multiply-adds per image")
     if len(runs) > 1:
         # Lines of the same name in both panels: one set of labels.
         ends = [
