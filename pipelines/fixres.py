@@ -16,7 +16,6 @@ evaluate``, which also explains the options for images. What it leaves in ``--ou
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -122,7 +121,7 @@ def tuned(
     subject: Subject, options: argparse.Namespace, size: int, on_progress: Callable[[int, int], None]
 ) -> nn.Module:
     """A copy of the model whose last layers learnt on training images of a size, cropped as test images are."""
-    model = respipe.prepare_finetune(copy.deepcopy(subject.model), size=size).train()
+    model = respipe.prepare_finetune(respipe.extract(subject.model, size), size=size).train()
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     peak = options.rate or 8e-3 * options.batch_size / 512
     optimizer = torch.optim.SGD(learning, lr=peak, momentum=0.9, weight_decay=1e-4)

@@ -15,6 +15,7 @@ from respipe.evaluation.modes import device_of
 from respipe.loader import Loader
 from respipe.model.calibration import calibrate_batchnorm
 from respipe.model.extraction import extract
+from respipe.model.wrappers import unwrapped
 
 
 def evaluate_calibrated(
@@ -45,7 +46,7 @@ def evaluate_calibrated(
     results, device = list[Evaluation](), device_of(model)
     for number, size in enumerate(sizes):
         # Of a model that has BatchNorms for some sizes only, the plain one for this size can be calibrated at it.
-        calibrated = extract(model, size)
+        calibrated = extract(unwrapped(model), size)
         mixed = torch.autocast(device.type, dtype=autocast) if autocast is not None else ExitStack()
         with training_batches(size) as loader, mixed:
             calibrate_batchnorm(calibrated, loader, min(num_batches, len(loader)))

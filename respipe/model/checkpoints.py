@@ -130,7 +130,8 @@ def _adapted(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
     """The model with what its training's schedule added to it, such as BatchNorm for each size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training has told
-        return adapt(model, schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"]))
+        schedule = schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"])
+        return adapt(model, schedule, **recipe.get("adaptation", {}))
 
 
 def _renamed(weights: Weights, expected: Weights) -> Weights:
