@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed
+
+# Imported before there is a group, as DistributedDataParallel would import it afterwards: the defaults of its functions
+# are the group of that moment, which they would keep for ever. See `process_group`.
+import torch.distributed.nn.functional
 from torch import nn
 
 
@@ -36,6 +41,9 @@ class Process:
 def process_group(device: str) -> Generator[Process]:
     """Join the processes that ``torchrun`` started, or be the only one.
 
+    What holds the group must be gone when the block ends: a model in ``DistributedDataParallel``, above all. Otherwise
+    gloo's threads outlive it, and one that still has a tensor to release when the interpreter ends aborts the process.
+
     Args:
         device: "cpu", "cuda" or "auto".
 
@@ -60,6 +68,7 @@ def process_group(device: str) -> Generator[Process]:
     try:
         yield Process(rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size(), device=place)
     finally:
+        gc.collect()  # a model in a cycle of references
         torch.distributed.destroy_process_group()
 
 

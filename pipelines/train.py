@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with run.loader:
             train(run, console, meter)
         console.print(report.speed_table(run.history), report.accuracy_table(run.history))
+        del run  # and what it holds of the process group, which is about to end
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import nn
 
 from respipe.model.adapter import adapt
@@ -14,6 +13,7 @@ from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import LowMode, RSNet
 from respipe.training.all_sizes import AllSizes
 from respipe.training.distillation import MRED
+from tests.torchrun import one_of_the_ranks
 
 
 def images(size: int, rank: int) -> torch.Tensor:
@@ -45,7 +45,6 @@ def train_low_mode(rank: int) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    torch.save((train_rsnet(rank), train_low_mode(rank)), Path(sys.argv[1]) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_the_ranks() as process:
+        rank = process.rank
+        torch.save((train_rsnet(rank), train_low_mode(rank)), Path(sys.argv[1]) / f"rank{rank}.pt")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import nn
 
 from respipe.model.calibration import calibrate_batchnorm
+from tests.torchrun import one_of_the_ranks
 
 
 def network() -> nn.Module:
@@ -22,11 +22,13 @@ def batches() -> list[torch.Tensor]:
     return [torch.randn(4, 3, 8, 8, generator=generator) * scale for scale in (1, 2, 3, 4, 5)]
 
 
-if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+def calibrate(rank: int, target: Path) -> None:
     model = nn.parallel.DistributedDataParallel(network())
     share = batches()[rank::2]
     statistics = calibrate_batchnorm(model, share, num_batches=len(share))
-    torch.save((statistics, model.module.state_dict()), Path(sys.argv[1]) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save((statistics, model.module.state_dict()), target)
+
+
+if __name__ == "__main__":
+    with one_of_the_ranks() as process:
+        calibrate(process.rank, Path(sys.argv[1]) / f"rank{process.rank}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import respipe
 from pipelines import train
 from pipelines.distributed import share_buffers
 from pipelines.train import Run
+from tests.torchrun import group_threads
 
 
 def main(folder: str, data: str, num_steps: str, *arguments: str) -> None:
@@ -21,7 +23,7 @@ def main(folder: str, data: str, num_steps: str, *arguments: str) -> None:
     def train_step(*args: Any) -> torch.Tensor:
         steps[0] += 1
         if steps[0] > int(num_steps):
-            sys.exit(0)
+            os._exit(0)
         return original_step(*args)
 
     def train_and_report(run: Run, *args: Any) -> None:
@@ -38,6 +40,7 @@ def main(folder: str, data: str, num_steps: str, *arguments: str) -> None:
 
     train.train, train.train_step = train_and_report, train_step
     train.main(arguments)
+    assert not group_threads(), "the run must not keep the process group"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +10,14 @@ import respipe
 from respipe.model.building import build_model
 from tests.pipelines.conftest import Arguments
 from tests.pipelines.test_train import assert_same_run, events
+from tests.torchrun import torchrun
 
-ROOT = Path(__file__).parents[2]
 # Two samples per rank and step make BatchNorm's gradients too wild for the learning rate of one process.
 MORE = ("--epochs", "2", "--set", "data.batch_size=8", "--set", "runtime.checkpoint_steps=1")
 
 
-def torchrun(folder: Path, data: Path, line: list[str], *, num_steps: int = 1000) -> None:
-    # The address, because not every machine can look up its own name.
-    options = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    command = [sys.executable, "-m", "torch.distributed.run", *options]
-    subprocess.run(
-        [*command, "-m", "tests.pipelines.ranks", str(folder), str(data), str(num_steps), *line],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=150,
-    )  # fmt: skip
+def train(folder: Path, data: Path, line: list[str], *, num_steps: int = 1000) -> None:
+    torchrun("tests.pipelines.ranks", folder, data, num_steps, *line)
 
 
 def loaded(path: Path) -> dict[str, Any]:
@@ -38,7 +29,7 @@ def test_two_processes_train_one_model_and_resume_exactly(
     tmp_path: Path,
     jpeg_folder: Path,
 ) -> None:
-    torchrun(tmp_path, jpeg_folder, arguments("run", *MORE))
+    train(tmp_path, jpeg_folder, arguments("run", *MORE))
     ranks = [loaded(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     saved = loaded(tmp_path / "run" / "checkpoint.pt")["model"]
     assert all(torch.equal(value, ranks[1]["model"][name]) for name, value in ranks[0]["model"].items())
@@ -55,6 +46,6 @@ def test_two_processes_train_one_model_and_resume_exactly(
     epochs = [event for event in events(tmp_path / "run") if event["event"] == "epoch"]
     assert [sum(totals["images"] for totals in event["sizes"].values()) for event in epochs] == [16, 16]
 
-    torchrun(tmp_path, jpeg_folder, arguments("killed", *MORE), num_steps=3)
-    torchrun(tmp_path, jpeg_folder, arguments("killed", *MORE, "--resume"))
+    train(tmp_path, jpeg_folder, arguments("killed", *MORE), num_steps=3)
+    train(tmp_path, jpeg_folder, arguments("killed", *MORE, "--resume"))
     assert_same_run(tmp_path / "run", tmp_path / "killed")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import nn
 
 from respipe.training.gradients import GradientSmoothing
+from tests.torchrun import one_of_the_ranks
 
 
 def images_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,8 +34,7 @@ def train(share: slice, *, distributed: bool) -> tuple[nn.Module, GradientSmooth
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    model, smoothing = train(slice(2 * rank, 2 * rank + 2), distributed=True)
-    torch.save({"model": model.state_dict(), **smoothing.state_dict()}, Path(sys.argv[1]) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_the_ranks() as process:
+        rank = process.rank
+        model, smoothing = train(slice(2 * rank, 2 * rank + 2), distributed=True)
+        torch.save({"model": model.state_dict(), **smoothing.state_dict()}, Path(sys.argv[1]) / f"rank{rank}.pt")

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import nn
 
 from respipe.training.all_sizes import AllSizes
 from respipe.training.distillation import MRED
+from tests.torchrun import one_of_the_ranks
 
 
 def images_and_labels() -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -36,9 +36,7 @@ def train(share: slice, *, distributed: bool, recompute: bool) -> dict[str, torc
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    share = slice(3 * rank, 3 * rank + 3)
-    states = [train(share, distributed=True, recompute=recompute) for recompute in (False, True)]
-    torch.save(states, Path(sys.argv[1]) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_the_ranks() as process:
+        share = slice(3 * process.rank, 3 * process.rank + 3)
+        states = [train(share, distributed=True, recompute=recompute) for recompute in (False, True)]
+        torch.save(states, Path(sys.argv[1]) / f"rank{process.rank}.pt")

@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.torchrun import torchrun
 from tests.training.ranks import train
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_two_processes_smooth_as_one_does(tmp_path: Path) -> None:
-    # The address, because not every machine can look up its own name.
-    options = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "tests.training.ranks", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=150)
+    torchrun("tests.training.ranks", tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["mean_norm"] == second["mean_norm"]
     assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
