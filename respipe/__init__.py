@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from respipe import schedules as schedules
     from respipe.color_jitter import ColorJitter as ColorJitter
+    from respipe import testing as testing
     from respipe.conversion import convert as convert
     from respipe.conversion import inspect as inspect
     from respipe.conversion import verify as verify
@@ -54,6 +55,7 @@ _HOMES = {
     "open_dataset": "respipe.storage.open",
     "prepare_finetune": "respipe.model.finetune",
     "schedules": "respipe.schedules",
+    "testing": "respipe.testing",
     "verify": "respipe.conversion",
 }
 
@@ -76,6 +78,7 @@ __all__ = [
     "open_dataset",
     "prepare_finetune",
     "schedules",
+    "testing",
     "verify",
 ]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from respipe.loader import Loader
-from respipe.schedules import TRD, Schedule, Step
+from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule, Step
 from tests.memory_dataset import MemoryDataset
 
 SCHEDULE = TRD(32, 16, 0.5, unit="step", seed=1)
@@ -50,3 +50,25 @@ def flat(batches: Iterator[Any]) -> list[tuple[Any, ...]]:
         )
         for images, labels, spec in batches
     ]
+
+
+class InTurn:
+    """Another schedule in every epoch: all kinds that there are."""
+
+    base_size = 32
+    sizes = (32, 24, 16)
+    schedules: ClassVar[tuple[Schedule, ...]] = (
+        Constant(32),
+        Progressive(16, 32, start_epoch=0, end_epoch=2, multiple=8),
+        TRD(32, 16, 0.5, unit="step", seed=1),
+        LowMode(32, probability=0.5),
+        RSNet((32, 24, 16)),
+        MixSize({32: 0.4, 24: 0.3, 16: 0.3}, base_size=32, grow="both", weighting="steps", seed=3),
+        MixSize({32: 0.4, 16: 0.6}, base_size=32, grow="duplicates"),
+    )
+
+    def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> Sequence[Step]:
+        return self.schedules[epoch % len(self.schedules)].steps(epoch, num_samples=num_samples, batch_size=batch_size)
+
+    def __repr__(self) -> str:
+        return f"InTurn({self.schedules})"

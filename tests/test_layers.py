@@ -45,8 +45,9 @@ ALLOWED["conversion"] = BELOW_CONVERSION
 ALLOWED["evaluation"] = UP_TO_LOADER | {"model"}
 ALLOWED["plots"] = UP_TO_LOADER | {"evaluation"}
 ALLOWED["cli"] = UP_TO_LOADER | {"model", "conversion", "evaluation", "plots"}
+ALLOWED["testing"] = UP_TO_LOADER | {"conversion"}
 ALLOWED["__main__"] = {"cli"}
-ALLOWED["__init__"] = UP_TO_LOADER | {"model", "training", "conversion", "evaluation"}
+ALLOWED["__init__"] = UP_TO_LOADER | {"model", "training", "conversion", "evaluation", "testing"}
 
 ENGINES = {"nvidia", "ffcv"}
 
