@@ -63,8 +63,8 @@ class InTurn:
         TRD(32, 16, 0.5, unit="step", seed=1),
         LowMode(32, probability=0.5),
         RSNet((32, 24, 16)),
-        MixSize({32: 0.4, 24: 0.3, 16: 0.3}, base_size=32, grow="both", weighting="steps", seed=3),
-        MixSize({32: 0.4, 16: 0.6}, base_size=32, grow="duplicates"),
+        MixSize({32: 0.4, 24: 0.3, 16: 0.3}, base_size=32, grow="both", batch_multiple=4),
+        MixSize({32: 0.4, 16: 0.6}, base_size=32, grow="duplicates", weighting="steps", seed=3),
     )
 
     def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> Sequence[Step]:
