@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from respipe import schedules as schedules
-    from respipe.color_jitter import ColorJitter as ColorJitter
     from respipe import testing as testing
+    from respipe.color_jitter import ColorJitter as ColorJitter
     from respipe.conversion import convert as convert
     from respipe.conversion import inspect as inspect
     from respipe.conversion import verify as verify

@@ -257,13 +257,14 @@ class Loader:
         """Go on after the batch at which a state was taken; any number of ranks that divides the batch will do.
 
         Raises:
-            StateMismatchError: the state belongs to another dataset, schedule, batch size, crop or seed.
+            StateMismatchError: the state belongs to another dataset, schedule, batch size, crop or seed, or its epoch
+                does not have so many steps. The loader stays as it was.
         """
         state = LoaderState.from_dict(state_dict, seed=self._plan.seed, fingerprint=self._plan.fingerprint)
+        num_steps = self.num_steps(state.epoch)
+        state.check_step(num_steps)
         self._stop()
-        self._epoch, self._step = state.epoch, state.step
-        if self._step >= self.num_steps(self._epoch):
-            self._epoch, self._step = self._epoch + 1, 0
+        self._epoch, self._step = (state.epoch, state.step) if state.step < num_steps else (state.epoch + 1, 0)
         self._resume_step = self._step
 
     # Iterating

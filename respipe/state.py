@@ -56,11 +56,21 @@ class LoaderState:
                 f"The saved state belongs to another run. They differ in\n{sides}\n"
                 "Build the loader with the saved values to continue that run, or do not load the state to start anew."
             )
-        if (
-            not (isinstance(state["epoch"], int) and isinstance(state["step"], int))
-            or min(state["epoch"], state["step"]) < 0
-        ):
+        place = state["epoch"], state["step"]
+        if not all(type(value) is int and value >= 0 for value in place):
             raise StateMismatchError(
-                f"`epoch` and `step` must be integers of at least 0; found {state['epoch']!r} and {state['step']!r}."
+                f"`epoch` and `step` must be integers of at least 0; found {place[0]!r} and {place[1]!r}."
             )
         return LoaderState(**state)
+
+    def check_step(self, num_steps: int) -> None:
+        """Compare the step with the number of those in the state's epoch. The last one plus one is the epoch's end.
+
+        Raises:
+            StateMismatchError: there are not so many.
+        """
+        if self.step > num_steps:
+            raise StateMismatchError(
+                f"`step` must be at most {num_steps}, the steps of epoch {self.epoch}; found {self.step}. The state was "
+                "changed, or the schedule plans other steps than when it was saved although its `repr` is the same."
+            )

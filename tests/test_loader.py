@@ -16,7 +16,7 @@ from respipe.backends.reference import decode_upright
 from respipe.errors import CorruptImageError, StateMismatchError, StorageError
 from respipe.loader import Loader
 from respipe.sampling import CenterCrop, RandomCrop
-from respipe.schedules import Constant, RSNet, Schedule
+from respipe.schedules import TRD, Constant, RSNet, Schedule
 from tests.loaders import SCHEDULE, Greedy, Mixed, flat, make
 from tests.memory_dataset import MemoryDataset
 
@@ -111,6 +111,49 @@ def test_state_counts_received_batches_not_prefetched_ones(dataset: MemoryDatase
         next(batches)
         next(batches)
         assert loader.state_dict()["step"] == loader.step == 2
+
+
+def test_saving_while_iterating_disturbs_nothing(dataset: MemoryDataset) -> None:
+    with make(dataset) as loader, make(dataset) as other:
+        batches, steps = [], []
+        for batch in loader:
+            batches += flat(iter([batch]))
+            steps.append([loader.state_dict() for _ in range(2)])
+        assert [[state["step"] for state in states] for states in steps] == [[k, k] for k in range(1, 6)]
+        assert batches == flat(iter(other))
+
+
+def test_a_trainer_that_names_the_epoch_after_resuming_stays_in_its_midst(dataset: MemoryDataset) -> None:
+    with make(dataset) as loader:
+        expected = flat(iter(loader))
+    with make(dataset) as resumed:
+        state = resumed.state_dict() | {"step": 3}
+        resumed.load_state_dict(state)
+        resumed.sampler.set_epoch(0)
+        assert resumed.state_dict() == state
+        assert flat(iter(resumed)) == expected[3:]
+
+
+def test_a_state_at_the_end_of_an_epoch_begins_the_next(dataset: MemoryDataset) -> None:
+    with make(dataset) as loader:
+        loader.load_state_dict(loader.state_dict() | {"step": 5})
+        assert (loader.epoch, loader.step) == (1, 0)
+
+
+def test_a_state_beyond_its_epoch_is_refused_and_changes_nothing(dataset: MemoryDataset) -> None:
+    with make(dataset) as loader:
+        batches = iter(loader)
+        next(batches)
+        with pytest.raises(StateMismatchError, match="`step` must be at most 5, the steps of epoch 0; found 6"):
+            loader.load_state_dict(loader.state_dict() | {"step": 6})
+        assert loader.step == 1
+        next(batches)
+        assert loader.step == 2
+
+
+def test_states_are_small_whatever_the_schedule(dataset: MemoryDataset) -> None:
+    with make(dataset, TRD(32, 16, 0.5, milestones=range(1000))) as loader:
+        assert len(json.dumps(loader.state_dict())) < 1024
 
 
 def test_iterating_again_goes_on_with_the_next_epoch(dataset: MemoryDataset) -> None:

@@ -62,6 +62,7 @@ def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size
         seed=0,
         crop=RandomResizedCrop() if training else CenterCrop(),
         flip_probability=0.5,
+        repeats=1,
         rank=rank,
         world_size=of,
     )

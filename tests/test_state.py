@@ -30,7 +30,7 @@ def test_a_mismatch_prints_both_sides_and_the_remedy(change: dict[str, object], 
     assert "Build the loader with the saved values" in message
 
 
-@pytest.mark.parametrize("change", [{"step": -1}, {"epoch": "2"}, {"step": 1.5}, {"epoch": None}])
+@pytest.mark.parametrize("change", [{"step": -1}, {"epoch": "2"}, {"step": 1.5}, {"epoch": None}, {"step": True}])
 def test_a_nonsensical_position_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(StateMismatchError, match="at least 0"):
         LoaderState.from_dict(STATE.to_dict() | change, seed=3, fingerprint=STATE.fingerprint)
@@ -40,3 +40,9 @@ def test_a_nonsensical_position_is_refused(change: dict[str, object]) -> None:
 def test_a_dict_of_other_keys_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(StateMismatchError, match="keys"):
         LoaderState.from_dict(state, seed=3, fingerprint=STATE.fingerprint)
+
+
+def test_a_step_may_be_the_end_of_its_epoch_and_no_more() -> None:
+    STATE.check_step(17)
+    with pytest.raises(StateMismatchError, match="`step` must be at most 16, the steps of epoch 2; found 17"):
+        STATE.check_step(16)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import nn
 
 from respipe.evaluation import evaluate
+from tests.torchrun import one_of_the_ranks
 
 SIZES = (40, 24)
 
@@ -30,18 +30,21 @@ class Network(nn.Module):
         return self.linear(images.mean(dim=(2, 3)))
 
 
-if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+def main(data: str, target: Path) -> None:
+    """Evaluate, and write what came of it."""
     network = Network()
     model = nn.parallel.DistributedDataParallel(network)
     outcomes = {
         batch_size: [
             result.to_dict()
-            for result in evaluate(model, sys.argv[1], SIZES, batch_size=batch_size, backend="reference", num_threads=1)
+            for result in evaluate(model, data, SIZES, batch_size=batch_size, backend="reference", num_threads=1)
         ]
         for batch_size in (5, 17)
     }
     report = {"seen": network.seen, "outcomes": outcomes}
-    Path(sys.argv[2], f"rank{rank}.json").write_text(json.dumps(report), encoding="utf-8")
-    torch.distributed.destroy_process_group()
+    target.write_text(json.dumps(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with one_of_the_ranks() as process:
+        main(sys.argv[1], Path(sys.argv[2], f"rank{process.rank}.json"))

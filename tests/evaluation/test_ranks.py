@@ -1,27 +1,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from respipe.evaluation import evaluate
 from tests.evaluation.ranks import SIZES, Network
-
-ROOT = Path(__file__).parents[2]
+from tests.torchrun import torchrun
 
 
 def test_ranks_that_do_not_divide_the_batches_show_every_sample_once_and_agree(
     jpeg_folder: Path, tmp_path: Path
 ) -> None:
-    # The address, because not every machine can look up its own name.
-    options = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    module = ["-m", "tests.evaluation.ranks", str(jpeg_folder), str(tmp_path)]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, *module]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=150)
+    torchrun("tests.evaluation.ranks", jpeg_folder, tmp_path)
     reports = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert reports[0]["outcomes"] == reports[1]["outcomes"]
     alone = evaluate(Network(), jpeg_folder, SIZES, backend="reference")

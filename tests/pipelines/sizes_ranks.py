@@ -10,6 +10,7 @@ import torch
 
 from pipelines import train
 from pipelines.train import Run
+from tests.torchrun import group_threads
 
 
 def main(folder: str, *arguments: str) -> None:
@@ -23,6 +24,7 @@ def main(folder: str, *arguments: str) -> None:
 
     train.train = train_and_keep
     train.main(arguments)
+    assert not group_threads(), "the run must not keep the process group"
 
 
 if __name__ == "__main__":

@@ -57,6 +57,12 @@ def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, RECIPE)
 
 
+def test_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / NAME)
+    with pytest.raises(ValueError, match=r"version 1; .* has None"):
+        load_checkpoint(tmp_path, RECIPE)
+
+
 def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[object, ...]:

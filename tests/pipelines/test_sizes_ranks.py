@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +8,13 @@ import torch
 from tests.pipelines.conftest import Arguments
 from tests.pipelines.test_rsnet_run import options
 from tests.pipelines.test_train import events
-
-ROOT = Path(__file__).parents[2]
+from tests.torchrun import torchrun
 
 
 @pytest.mark.parametrize("kind", ["rsnet", "lowmode"])
 def test_two_processes_train_the_batchnorms_of_every_size(kind: str, arguments: Arguments, tmp_path: Path) -> None:
-    # The address, because not every machine can look up its own name.
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
     line = arguments(kind, *options(kind, "data.batch_size=8", "runtime.recompute=true"))
-    subprocess.run(
-        [sys.executable, *torchrun, "-m", "tests.pipelines.sizes_ranks", str(tmp_path), *line],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=150,
-    )  # fmt: skip
+    torchrun("tests.pipelines.sizes_ranks", tmp_path, *line)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     labels = [label for event in events(tmp_path / kind) for label in event.get("sizes", ())]

@@ -289,8 +289,8 @@ def digest(epoch: EpochPlan) -> str:
     ids=["resized", "wide", "padded", "centred", "whole", "mixsize", "trd", "lowmode", "rsnet", "progressive"],
 )
 def test_plans_are_the_same_on_every_machine(changes: dict[str, Any], expected: str) -> None:
-    # Only what IEEE 754 defines to the last bit goes into them, on x86-64 as on aarch64: +, -, *, / and square roots, each
-    # rounded on its own. No exponential or logarithm of the platform's, and no sum over an array.
+    # Only what IEEE 754 defines to the last bit goes into them, on x86-64 as on aarch64: +, -, *, / and square roots,
+    # each rounded on its own. No exponential or logarithm of the platform's, and no sum over an array.
     assert digest(plan(**changes)) == expected
 
 
