@@ -71,6 +71,6 @@ class LoaderState:
         """
         if self.step > num_steps:
             raise StateMismatchError(
-                f"`step` must be at most {num_steps}, the steps of epoch {self.epoch}; found {self.step}. The state was "
-                "changed, or the schedule plans other steps than when it was saved although its `repr` is the same."
+                f"`step` must be at most {num_steps}, the steps of epoch {self.epoch}; found {self.step}. The state "
+                "was changed, or the schedule plans other steps than when it was saved although its `repr` is the same."
             )
