@@ -56,7 +56,7 @@ def kill_again_and_again(training: Sequence[str], folder: Path, *, kills: int, s
 
     Args:
         training: arguments of ``pipelines.train`` without its output.
-        folder: for outputs, which are removed where they are as they should be.
+        folder: for outputs; those that are as they should be are removed.
         kills: how often to kill.
         seed: of the moments.
 
@@ -72,18 +72,19 @@ def kill_again_and_again(training: Sequence[str], folder: Path, *, kills: int, s
     live([*training, "--output", str(folder / "undisturbed")], log=folder / "undisturbed.txt", seconds=_LONGEST_LIFE)
     longest = time.perf_counter() - began
     expected = outcome(folder / "undisturbed")
-    report = {"kills": 0, "runs": 0, "identical": 0, "writing": 0}
+    report = {"kills": 0, "runs": 0, "identical": 0}
+    half_written = set[tuple[Path, int]]()
     while report["kills"] < kills:
         output, log = folder / f"run{report['runs']}", folder / f"run{report['runs']}.txt"
         line = [*training, "--output", str(output), "--resume"]
         while not live(line, log=log, seconds=moments.uniform(0, longest)):
             report["kills"] += 1
-            report["writing"] += (output / NAME).with_suffix(".partial").exists()
+            half_written |= {(path, path.stat().st_mtime_ns) for path in output.glob("*.partial")}
         report["runs"] += 1
         if same(expected, outcome(output)):
             report["identical"] += 1
             shutil.rmtree(output)
-    return report
+    return report | {"writing": len(half_written)}
 
 
 def live(line: Sequence[str], *, log: Path, seconds: float) -> bool:
