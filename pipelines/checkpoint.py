@@ -39,13 +39,13 @@ def load_checkpoint(directory: Path, recipe: Mapping[str, Any]) -> dict[str, Any
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"`--output` must hold a sound checkpoint; {path} cannot be read: {error}") from error
-    version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
+    content: dict[str, Any] = loaded if type(loaded) is dict else {}
+    if content.get("version") != VERSION:
         raise ValueError(
-            f"`--output` must hold a checkpoint of version {VERSION}; {path} has {version}. "
+            f"`--output` must hold a checkpoint of version {VERSION}; {path} has {content.get('version')}. "
             "Continue with the version of the code that made it, or start anew in another folder."
         )
     saved, given = _flat(content["recipe"]), _flat(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,10 +11,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed
-
-# Imported before there is a group, as DistributedDataParallel would import it afterwards: the defaults of its functions
-# are the group of that moment, which they would keep for ever. See `process_group`.
-import torch.distributed.nn.functional
 from torch import nn
 
 
@@ -64,6 +61,9 @@ def process_group(device: str) -> Generator[Process]:
     if "RANK" not in os.environ:
         yield Process(rank=0, world_size=1, device=place)
         return
+    # DistributedDataParallel would import it later: the defaults of its functions are the group of the moment of its
+    # import, which they keep for ever.
+    importlib.import_module("torch.distributed.nn.functional")
     torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         yield Process(rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size(), device=place)

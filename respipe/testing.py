@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -150,7 +150,7 @@ def _batches(loader: Loader, end: int) -> Iterator[_Batch]:
     for epoch in range(loader.epoch, end):
         loader.set_epoch(epoch)
         for images, labels, *rest in loader:
-            sizes = images if isinstance(images, tuple) else (images,)
+            sizes = cast(tuple[torch.Tensor, ...], images if isinstance(images, tuple) else (images,))
             plan = rest[0] if rest and isinstance(rest[0], BatchPlan) else None
             yield _Batch(
                 epoch=epoch,
@@ -166,7 +166,8 @@ def _batches(loader: Loader, end: int) -> Iterator[_Batch]:
 def _digests(tensor: torch.Tensor) -> tuple[bytes, ...]:
     """One digest per row of the first dimension."""
     rows = tensor.detach().cpu().contiguous()
-    return tuple(hashlib.blake2b(row.reshape(-1).view(torch.uint8).numpy(), digest_size=16).digest() for row in rows)
+    content = [row.reshape(-1).view(torch.uint8).numpy().tobytes() for row in rows]
+    return tuple(hashlib.blake2b(row, digest_size=16).digest() for row in content)
 
 
 def _difference(found: _Batch, wanted: _Batch) -> str | None:
