@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from respipe.backends.base import Backend
 from respipe.backends.select import make_backend
 from respipe.batch_shapes import warn_past_recompile_limit
 from respipe.corruption import CorruptionGuard, OnCorrupt
+from respipe.current_backend import BackendInUse, CurrentBackend
 from respipe.decoding import decode_in_order
 from respipe.epoch_setter import EpochSetter
 from respipe.placement import Normalize, Placement, check_device, hand_over
@@ -139,15 +141,19 @@ class Loader:
             rank=self._rank,
             world_size=world_size,
         )
-        self._backend: Backend | None = make_backend(
-            backend,
-            self._dataset,
-            device=self._placement.device,
-            num_threads=num_threads or len(os.sched_getaffinity(0)),
-            level_margin=level_margin,
+        self._backend = CurrentBackend(
+            partial(
+                make_backend,
+                backend,
+                self._dataset,
+                device=self._placement.device,
+                num_threads=num_threads or len(os.sched_getaffinity(0)),
+                level_margin=level_margin,
+            )
         )
         self._epoch = self._step = self._resume_step = 0
-        self._running: Generator[Batch, None, None] | None = None
+        # Weakly, so that an iteration ends as soon as its user drops it, and the loader with it.
+        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
 
     # What trainers read
 
@@ -179,7 +185,7 @@ class Loader:
     @property
     def backend(self) -> str:
         """Name of the backend in use."""
-        return self._open_backend().name
+        return self._backend.name
 
     @property
     def quarantined(self) -> dict[int, str]:
@@ -271,13 +277,14 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._stop()
-        backend = self._open_backend()
+        backend = self._backend.take()
         epoch, start = self._epoch, self._resume_step
         self._step, self._resume_step = start, 0
-        self._running = self._iterate(backend, epoch, start)
-        return self._running
+        batches = self._iterate(backend, epoch, start)
+        self._running = weakref.ref(batches)
+        return batches
 
-    def _iterate(self, backend: Backend, epoch: int, start: int) -> Generator[Batch, None, None]:
+    def _iterate(self, backend: BackendInUse, epoch: int, start: int) -> Generator[Batch, None, None]:
         source = prefetch(
             lambda: self._placed(backend, epoch, start),
             capacity=self._prefetch_capacity(epoch),
@@ -308,13 +315,13 @@ class Loader:
         return self._num_prefetch * largest
 
     def _placed(
-        self, backend: Backend, epoch: int, start: int
+        self, used: BackendInUse, epoch: int, start: int
     ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         device = self._placement.device
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        with torch.cuda.stream(stream):
-            for plan, pixels in decode_in_order(backend, self._guard, self._plan.local_batches(epoch, start)):
+        with used.lock, torch.cuda.stream(stream):
+            for plan, pixels in decode_in_order(used.backend, self._guard, self._plan.local_batches(epoch, start)):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
                 yield plan, images, labels, stream.record_event() if stream is not None else None
@@ -336,9 +343,7 @@ class Loader:
     def close(self) -> None:
         """Stop decoding and release threads, engine and memory map. Safe to call twice."""
         self._stop()
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        if self._backend.close():
             self._dataset.close()
 
     def __enter__(self) -> Self:
@@ -349,14 +354,9 @@ class Loader:
 
     def _stop(self) -> None:
         """End an iteration that was left in its midst."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
-
-    def _open_backend(self) -> Backend:
-        if self._backend is None:
-            raise ValueError("The loader must be open; it was closed. Build a new one.")
-        return self._backend
+        running, self._running = self._running and self._running(), None
+        if running is not None:
+            running.close()
 
 
 def _check_arguments(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import queue
 import threading
 import time
@@ -62,6 +63,7 @@ def prefetch(
     """
     items: BoundedBuffer[_Item[T] | _Raised | _End] = BoundedBuffer(capacity)
     stopped = threading.Event()
+    process = os.getpid()
     thread = threading.Thread(
         target=_run, args=(produce, size_of, items, stopped), name="respipe-prefetch", daemon=True
     )
@@ -69,6 +71,11 @@ def prefetch(
     thread.start()
     try:
         while True:
+            if os.getpid() != process:  # a lock that the thread held when the process was forked stays locked
+                raise WorkerLostError(
+                    "The process was forked while batches were being decoded; the threads that do so stayed with its "
+                    "parent. Begin a new iteration in the child: iter(loader)."
+                )
             item = _next_item(items, thread, stall_timeout)
             if isinstance(item, _End):
                 return
@@ -84,14 +91,21 @@ _running: dict[threading.Thread, threading.Event] = {}
 
 
 def _stop(thread: threading.Thread) -> None:
-    stopped = _running.pop(thread, None)
+    stopped = _running.get(thread)
     if stopped is None:
-        return  # at the interpreter's exit, which came first
+        return  # at the interpreter's exit, which came first, or in the child of a fork
     stopped.set()
+    if thread is threading.current_thread():
+        return  # the garbage collector may end an iteration in whatever thread it runs
     # A thread that hangs in an engine cannot be ended; it is a daemon and is left behind.
     thread.join(timeout=_JOIN_SECONDS)
+    del _running[thread]  # only now: an interrupt may have ended the waiting, and then it is for the exit to wait
     if thread.is_alive():
         logger.error("The prefetch thread did not end within %g s and is left behind.", _JOIN_SECONDS)
+
+
+# The child of a fork has none of these threads.
+os.register_at_fork(after_in_child=_running.clear)
 
 
 @atexit.register

@@ -23,6 +23,7 @@ LINE = (
         "bounded_buffer",
         "color_jitter",
         "corruption",
+        "current_backend",
         "decimation",
         "decoding",
         "epoch_setter",

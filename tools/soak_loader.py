@@ -1,11 +1,12 @@
 """Memory of a loader over thousands of batches of changing size: does it grow?
 
 Reads batches epoch after epoch and notes the memory of this process, and of the GPU's allocator with ``--device cuda``.
-What counts is anonymous memory: pages of the data file that the kernel keeps mapped are no leak. It has grown if its
-median over the second half of the run, a first fifth left out, exceeds that over the first half by more than
-``--tolerance``; then the exit status is 1.
+Two things count, both after a first fifth of the run is left out. Anonymous memory (pages of the data file that the
+kernel keeps mapped are no leak) has grown if its median over the second half exceeds that over the first half by more
+than ``--tolerance``. And the straight line that fits resident memory best may rise by at most ``--slope`` per 10,000
+images. Where either fails the exit status is 1.
 
-    python tools/soak_loader.py train.beton --schedule "MixSize('S144')" --batch-size 64 --batches 10000
+    python tools/soak_loader.py train.beton --schedule "MixSize('S144')" --batch-size 64 --images 200000
 """
 
 from __future__ import annotations
@@ -35,27 +36,29 @@ class Memory:
     """Memory after a number of batches, in MiB.
 
     Args:
-        batches: batches read so far.
+        batches, images: batches and images read so far; each copy of an image counts.
         rss: resident memory of this process.
         anonymous: the part of it that is backed by no file.
         cuda_allocated, cuda_reserved: held by tensors, and by torch's allocator, on the GPU; 0 without one.
     """
 
     batches: int
+    images: int
     rss: float
     anonymous: float
     cuda_allocated: float = 0.0
     cuda_reserved: float = 0.0
 
 
-def measure(batches: int, device: torch.device) -> Memory:
+def measure(batches: int, images: int, device: torch.device) -> Memory:
     """Memory now (Linux)."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     rss, anonymous = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
     if device.type != "cuda":
-        return Memory(batches=batches, rss=rss, anonymous=anonymous)
+        return Memory(batches=batches, images=images, rss=rss, anonymous=anonymous)
     return Memory(
         batches=batches,
+        images=images,
         rss=rss,
         anonymous=anonymous,
         cuda_allocated=torch.cuda.memory_allocated(device) / MIB,
@@ -70,16 +73,25 @@ def growth(values: Sequence[float]) -> float:
     return statistics.median(settled[middle:]) - statistics.median(settled[:middle])
 
 
-def soak(loader: respipe.Loader, *, num_batches: int, every: int, device: torch.device) -> Iterator[Memory]:
-    """Read batches, measuring after every so many."""
-    done = 0
+def slope(images: Sequence[int], values: Sequence[float]) -> float:
+    """How steeply values rise per 10,000 images by least squares, when the first fifth is left out."""
+    start = len(values) // 5
+    line = statistics.linear_regression(images[start:], values[start:])
+    return 10_000 * line.slope
+
+
+def soak(
+    loader: respipe.Loader, *, num_batches: int | None, num_images: int | None, every: int, device: torch.device
+) -> Iterator[Memory]:
+    """Read so many batches, or as many as it takes for so many images, measuring after every few."""
+    batches = images = 0
     while True:
-        for batch in loader:
-            del batch
-            done += 1
-            if done % every == 0:
-                yield measure(done, device)
-            if done == num_batches:
+        for _, labels in loader:
+            batches, images = batches + 1, images + len(labels)
+            done = batches == num_batches if num_images is None else images >= num_images
+            if batches % every == 0 or done:
+                yield measure(batches, images, device)
+            if done:
                 return
 
 
@@ -99,42 +111,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tolerance = options.tolerance if options.tolerance is not None else max(largest, ALLOCATOR_NOISE)
         if not options.json:
             print(f"{loader.schedule!r}, {loader.backend} backend on {device}, largest batch {largest:.1f} MiB")
-            print("   batches    RSS  anonymous  CUDA held  CUDA reserved (MiB)")
+            print("   batches     images    RSS  anonymous  CUDA held  CUDA reserved (MiB)")
         start, memory = time.perf_counter(), list[Memory]()
-        for now in soak(loader, num_batches=options.batches, every=options.every, device=device):
+        limits = {"num_batches": options.batches, "num_images": options.images}
+        for now in soak(loader, **limits, every=options.every, device=device):
             memory.append(now)
             if not options.json:
                 print(
-                    f"{now.batches:10d} {now.rss:6.0f} {now.anonymous:10.0f} {now.cuda_allocated:10.0f} "
-                    f"{now.cuda_reserved:14.0f}",
+                    f"{now.batches:10d} {now.images:10d} {now.rss:6.0f} {now.anonymous:10.0f} "
+                    f"{now.cuda_allocated:10.0f} {now.cuda_reserved:14.0f}",
                     flush=True,
                 )
         seconds = time.perf_counter() - start
-        report = make_report(loader, memory, largest=largest, tolerance=tolerance, seconds=seconds)
+        report = make_report(
+            loader, memory, largest=largest, tolerance=tolerance, steepest=options.slope, seconds=seconds
+        )
     if options.json:
         print(json.dumps(report))
     else:
         grown = f"{report['host_growth']:+.1f} MiB on the host, {report['cuda_growth']:+.1f} MiB on the GPU"
+        grown += f"; RSS by {report['rss_slope']:+.3f} MiB per 10,000 images"
         print(f"{'GREW' if report['grew'] else 'did not grow'}: {grown}; {seconds:.0f} s")
     return int(report["grew"])
 
 
 def make_report(
-    loader: respipe.Loader, memory: Sequence[Memory], *, largest: float, tolerance: float, seconds: float
+    loader: respipe.Loader,
+    memory: Sequence[Memory],
+    *,
+    largest: float,
+    tolerance: float,
+    steepest: float,
+    seconds: float,
 ) -> dict[str, Any]:
     """The run and its verdict, ready for JSON; all memory in MiB."""
     host = growth([one.anonymous for one in memory])
     cuda = growth([one.cuda_reserved for one in memory])
+    rss = slope([one.images for one in memory], [one.rss for one in memory])
     return {
         "schedule": repr(loader.schedule),
         "batch_size": loader.batch_size,
         "backend": loader.backend,
+        "images": memory[-1].images,
         "seconds": round(seconds, 1),
         "largest_batch": round(largest, 2),
         "tolerance": round(tolerance, 2),
         "host_growth": round(host, 2),
         "cuda_growth": round(cuda, 2),
-        "grew": max(host, cuda) > tolerance,
+        "rss_slope": round(rss, 4),
+        "grew": max(host, cuda) > tolerance or rss > steepest,
         "memory": [asdict(one) for one in memory],
     }
 
@@ -148,12 +173,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--schedule", default="MixSize('S144')", help="schedule to run (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="at the base size (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=5000, help="batches to read (default: %(default)s)")
+    parser.add_argument("--images", type=int, help="images to read, instead of --batches")
     parser.add_argument("--every", type=int, default=100, help="batches between measurements (default: %(default)s)")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="decoding threads (default: the cores this process may use)")
     parser.add_argument(
         "--tolerance", type=float, help="growth allowed, in MiB (default: the largest batch, at least 32)"
+    )
+    parser.add_argument(
+        "--slope", type=float, default=1.0, help="MiB of RSS allowed per 10,000 images (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import itertools
+import os
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +93,7 @@ class DaliPipeline:
         # Declared before the images below it so that it dies first: its threads read them where they lie.
         self._pipe: Any = _build(variant, max_batch_size, num_threads, device)
         self._in_flight: deque[Sequence[Bytes]] = deque()
+        _pipes.add(self._pipe)
 
     def submit(self, encoded: EncodedCrops, flips: NDArray[np.bool_], sizes: Sequence[int]) -> None:
         """Start a batch: encoded images with their crops, which to mirror, and the sides to resize them to."""
@@ -115,6 +119,19 @@ class DaliPipeline:
             return _to_torch(self._pipe.outputs(), self._device)
         finally:
             self._in_flight.popleft()
+
+
+_pipes: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _leave_pipes_alone() -> None:
+    """In the child of a fork DALI would wait for ever for threads that only the parent has."""
+    for pipe in _pipes:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipe._pipe))  # noqa: SLF001 - never to be destroyed,
+        pipe._pipe = None  # noqa: SLF001 - nor shut down when the interpreter leaves
+
+
+os.register_at_fork(after_in_child=_leave_pipes_alone)
 
 
 def _build(variant: Variant, max_batch_size: int, num_threads: int, device: torch.device) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.compiled import stored_images
+from respipe.backends.daemon_pool import DaemonPool
 from respipe.backends.reference import corrupt_image
 from respipe.backends.threads import ranges
 from respipe.sampling.plan import BatchPlan
@@ -54,7 +54,7 @@ class CropReader:
     def __init__(self, dataset: Dataset, *, num_threads: int) -> None:
         self._dataset = dataset
         self._num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads, "respipe-read")
+        self._pool = DaemonPool(num_threads, "respipe-read")
         self._cut_images: Any = None
         if dataset.memory is not None:
             from respipe.backends.cutting import cut_images  # here, since importing respipe must not wait for Numba
@@ -69,12 +69,12 @@ class CropReader:
         """
         if self._dataset.memory is None:
             images = self._pool.map(self._dataset.encoded, plan.indices.tolist(), routed.levels.tolist())
-            return EncodedCrops(images=list(images), boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
+            return EncodedCrops(images=images, boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
         return self._cut(self._dataset.memory, plan, routed)
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._pool.close()
 
     def _cut(self, memory: Bytes, plan: BatchPlan, routed: Route) -> EncodedCrops:
         stored = stored_images(self._dataset, plan, routed)
@@ -92,7 +92,7 @@ class CropReader:
                 raise corrupt_image(self._dataset, index, level, "its size or its restart markers are wrong")
             parts[rows, :2] += edges[start]
 
-        list(self._pool.map(cut_range, ranges(len(plan), self._num_threads)))
+        self._pool.map(cut_range, ranges(len(plan), self._num_threads))
         offsets = np.concatenate([parts[:, 2:], np.zeros_like(parts[:, 2:])], axis=1)
         images = [
             cut[start:stop] if stop > start else memory[offset : offset + size]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from respipe.backends.daemon_pool import PATIENCE_SECONDS, DaemonPool
 from respipe.backends.outputs import OutputBuffers
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
@@ -46,7 +47,7 @@ class ThreadedBackend(ABC):
         self._dataset = dataset
         self._num_threads = num_threads
         self._level_margin = level_margin
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=f"respipe-{name}")
+        self._pool = DaemonPool(num_threads, f"respipe-{name}")
         self._buffers = OutputBuffers()
         self._batches: deque[tuple[tuple[torch.Tensor, ...], list[Future[None]]]] = deque()
 
@@ -82,14 +83,15 @@ class ThreadedBackend(ABC):
         return outputs
 
     def reset(self) -> None:
-        """Drop every batch that was not collected, after its running parts have ended."""
-        while self._batches:
-            _, futures = self._batches.popleft()
-            for future in futures:
-                future.cancel()
-            wait(futures)
+        """Drop every batch that was not collected, after its running parts have ended or are given up."""
+        futures = [future for _, futures in self._batches for future in futures]
+        self._batches.clear()
+        for future in futures:
+            future.cancel()
+        # A part that hangs goes on to write, if ever, into memory that it keeps alive and nobody else has.
+        wait(futures, timeout=PATIENCE_SECONDS)
 
     def close(self) -> None:
         """End the threads."""
         self.reset()
-        self._pool.shutdown()
+        self._pool.close()
