@@ -23,6 +23,7 @@ class CorruptionGuard:
     With ``"raise"`` the first damaged sample ends the epoch with :class:`CorruptImageError`. With ``"quarantine"`` it
     is left out from then on: in training its place in the batch is taken, label and all, by the next sound sample of
     the batch, so that shapes stay as planned; in evaluation the batch gets shorter, so that no sample counts twice.
+    After any change to the file every image is checked once more.
 
     Args:
         dataset: where the images are.
@@ -44,6 +45,7 @@ class CorruptionGuard:
         self._training = training
         self._level_margin = level_margin
         self._checked = np.zeros((len(dataset.levels), len(dataset)), np.bool_)
+        self._revision = dataset.revision()
         self._damaged: dict[int, str] = {}
 
     @property
@@ -56,7 +58,12 @@ class CorruptionGuard:
 
         Raises:
             CorruptImageError: a sample is damaged and may not be quarantined.
+            StorageError: the file is shorter than when it was opened.
         """
+        if (revision := self._dataset.revision()) != self._revision:
+            logger.warning("%s was written to; checking its images again", self._dataset.path)
+            self._checked[:] = False
+            self._revision = revision
         plan = self._without_damaged(plan)
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         new = ~self._checked[routed.levels, plan.indices]

@@ -107,6 +107,10 @@ class MemoryDataset:
         """See :class:`respipe.storage.dataset.Dataset`."""
         return f"folder/{index}.jpg"
 
+    def revision(self) -> int:
+        """See :class:`respipe.storage.dataset.Dataset`."""
+        return 0
+
     def close(self) -> None:
         """See :class:`respipe.storage.dataset.Dataset`."""
         self.closed = True

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "respipe"
 
 # The line the data walks, first to last. Modules of one entry may import each other.
 LINE = (
-    {"errors"},
+    {"errors", "printable"},
     {"rng"},
     {"schedules"},
     {"sampling"},
@@ -35,7 +35,7 @@ LINE = (
         "state",
     },
 )
-BELOW_CONVERSION = {"errors", "rng", "schedules", "sampling", "storage"}
+BELOW_CONVERSION = {"errors", "printable", "rng", "schedules", "sampling", "storage"}
 UP_TO_LOADER = set[str]().union(*LINE)
 
 # What each part may import, besides itself.

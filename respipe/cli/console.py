@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from respipe.printable import printable
+
 ProgressCallback = Callable[[int, int], None]
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -46,11 +48,6 @@ def show_error(message: str) -> None:
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters and undecodable bytes escaped: file names may hold either."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 @contextlib.contextmanager
 def progress(title: str) -> Generator[ProgressCallback]:
     """A callback ``(done, total)`` that draws a bar on stderr, or now and then a line where that is no terminal."""
@@ -77,12 +74,19 @@ def _occasional_lines(title: str) -> ProgressCallback:
     return report
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Messages without unprintable characters, which file names in them may hold; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return printable(super().formatMessage(record))
+
+
 @contextlib.contextmanager
 def logs_on_stderr(level: int) -> Generator[None]:
     """Show respipe's log messages on stderr."""
     logger = logging.getLogger("respipe")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
     previous = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)

@@ -156,7 +156,15 @@ def _show_verification(report: VerificationReport) -> None:
     )
     _list("Damaged", report.damaged)
     _list("Decoded, although the decoder complained", report.warned)
-    write_line(f"{len(report.damaged):,} images are damaged." if report.damaged else "No damage found.")
+    if report.stray_bytes:
+        places = ", ".join(f"{place:,}" for place in report.stray_bytes)
+        write_line(
+            f"Bytes between the images have changed since the file was written: {places}. They harm no image, but "
+            "something wrote to the file, or its disk fails."
+        )
+    write_line(
+        f"{len(report.damaged):,} images are damaged." if report.damaged or not report.sound else "No damage found."
+    )
 
 
 def _show_inspection(report: Inspection) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from respipe.errors import CorruptImageError, StorageError
+from respipe.printable import printable
 from respipe.storage.beton import BetonDataset
 from respipe.storage.class_folder import scan_class_folder
-from respipe.storage.texts import printable
+from respipe.storage.regular_files import read_regular
 
 
 @runtime_checkable
@@ -81,7 +82,7 @@ class FolderSource:
     def read(self, index: int) -> bytes:
         """The bytes of one file; see :meth:`Source.read`."""
         try:
-            return (self._folder.root / self._folder.names[index]).read_bytes()
+            return read_regular(self._folder.root / self._folder.names[index])
         except OSError as error:
             # Where the whole folder is gone, as with a lost mount, no single file is to blame.
             self._folder.root.stat()

@@ -16,6 +16,9 @@ from respipe.conversion.sources import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton import BetonDataset
+from respipe.storage.padding import find_stray_bytes
+
+_MOST_STRAY = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,7 @@ class VerificationReport:
         decoded: whether each image was decoded.
         damaged: images that differ from what was written, or cannot be decoded.
         warned: images of a folder that were decoded although their decoder complained: worth a look.
+        stray_bytes: the first places in the file where a byte that nobody reads is not zero, as it was written.
         seconds: it took.
     """
 
@@ -59,12 +63,13 @@ class VerificationReport:
     decoded: bool
     damaged: tuple[DamagedImage, ...]
     warned: tuple[DamagedImage, ...]
+    stray_bytes: tuple[int, ...]
     seconds: float
 
     @property
     def sound(self) -> bool:
         """Whether nothing is damaged."""
-        return not self.damaged
+        return not self.damaged and not self.stray_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -81,7 +86,8 @@ def verify(
     """Check every image of a ``.beton`` or a class folder.
 
     A ``.beton`` is opened, which checks its structure, and each image is compared with its checksum; where the file
-    has none, its header with the recorded size. The images of a folder are decoded in any case.
+    has none, its header with the recorded size. In files that respipe wrote, what lies between must be zero: there no
+    changed byte goes unseen. The images of a folder are decoded in any case.
 
     Args:
         path: the file or folder.
@@ -115,6 +121,7 @@ def verify(
         decoded=check.decode,
         damaged=tuple(image for of_sample in found for image in of_sample.damaged),
         warned=tuple(image for of_sample in found for image in of_sample.warned),
+        stray_bytes=find_stray_bytes(check.dataset, most=_MOST_STRAY) if isinstance(check, _CheckBeton) else (),
         seconds=time.perf_counter() - start,
     )
 

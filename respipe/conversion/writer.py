@@ -16,9 +16,12 @@ import respipe
 from respipe.conversion.pages import CHECKSUM, HEIGHT, SIZE, WIDTH, PageRecord, is_shared, offsets_in_page
 from respipe.conversion.settings import ConversionSettings
 from respipe.conversion.sources import Source
+from respipe.printable import printable
 from respipe.storage.appendix import MAGIC, encode_appendix
 from respipe.storage.format import ALLOCATION, FIELD, HEADER, VERSION, FieldType, ImageMode, align, metadata_dtype
-from respipe.storage.texts import TextTable, printable
+from respipe.storage.texts import TextTable
+
+_CHUNK = 1 << 20
 
 
 class BetonWriter:
@@ -53,7 +56,10 @@ class BetonWriter:
     def truncate(self, records: Sequence[PageRecord]) -> None:
         """Drop everything after these pages, and what a finish that was cut short may have left before them."""
         os.ftruncate(self._descriptor, self._data_end(records) if records else 0)
-        self._write(0, bytes(min(self._metadata_start, os.fstat(self._descriptor).st_size)))
+        for start in range(0, min(self._data_start, os.fstat(self._descriptor).st_size), _CHUNK):
+            written = os.pread(self._descriptor, min(_CHUNK, self._data_start - start), start)
+            if any(written):  # most of it is a hole in the file, and better stays one
+                self._write(start, bytes(len(written)))
 
     def write_page(self, number: int, data: bytes) -> None:
         """Write a page. On return it is on disk."""

@@ -54,13 +54,21 @@ class Appendix:
 
     Args:
         start: where it begins; images end before.
+        directory_ptr: where its arrays have ended.
         attributes: JSON values by name.
     """
 
     start: int
+    directory_ptr: int
     attributes: Mapping[str, Any]
     _memory: NDArray[np.uint8]
     _entries: Mapping[str, _Entry]
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Start and end of everything in it, and of the allocation table, but for what fills up between arrays."""
+        arrays = [(entry.offset, entry.offset + entry.num_bytes) for entry in self._entries.values()]
+        return [*arrays, (self.directory_ptr, len(self._memory))]
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -137,7 +145,9 @@ def read_appendix(memory: NDArray[np.uint8], *, head_size: int, alloc_table_ptr:
         if zlib.crc32(part.data) != footer[key]:
             raise AppendixError(f"the checksum of {name} differs from the stored one")
     attributes, entries = _read_directory(directory.tobytes(), start=start, stop=pointer)
-    return Appendix(start=start, attributes=attributes, _memory=memory, _entries=entries)
+    if start != min((entry.offset for entry in entries.values()), default=pointer):
+        raise AppendixError(f"the appendix is said to begin at {start}, where none of its arrays does")
+    return Appendix(start=start, directory_ptr=pointer, attributes=attributes, _memory=memory, _entries=entries)
 
 
 def _read_directory(text: bytes, *, start: int, stop: int) -> tuple[dict[str, Any], dict[str, _Entry]]:

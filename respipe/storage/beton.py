@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import mmap
+import os
 import re
+import weakref
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.errors import CorruptImageError, StorageError
+from respipe.printable import printable
 from respipe.storage.appendix import Appendix, AppendixError
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.format import FieldType
 from respipe.storage.jpeg import JpegError, is_complete, read_header
+from respipe.storage.regular_files import open_regular
 from respipe.storage.structure import Structure, broken, read_images, read_structure
-from respipe.storage.texts import TextTable, printable
+from respipe.storage.texts import TextTable
 
 logger = logging.getLogger(__name__)
 
 # Where a file has no checksums, this many images stand for all of them in its fingerprint.
 _FINGERPRINT_IMAGES = 64
+
+# What respipe records besides the classes, which may be missing.
+_ATTRIBUTES: dict[str, type[str | dict[str, Any]]] = {"writer": str, "settings": dict, "source": dict}
 
 
 class BetonDataset:
@@ -33,6 +41,10 @@ class BetonDataset:
 
     Opening it checks every count, size and pointer in it, so that no later read can leave the file. Safe to share
     between threads and to inherit by a fork; pickling stores the path, and unpickling opens the file again.
+
+    A file may be replaced or deleted while it is open: what is mapped stays. One that is cut short in place is noticed
+    by ``revision``, but whoever reads beyond its end before that, or where its disk fails, is ended by the system
+    (SIGBUS), as with every mapped file.
 
     The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
     image field, or the largest, together with fields named after it with a number, such as ``image_256``.
@@ -48,8 +60,12 @@ class BetonDataset:
     def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
         self._path = Path(path)
         self._label_field = label_field
-        self._memory: Bytes | None = _map(self._path)
-        structure = read_structure(self._path, self._memory)
+        descriptor, memory = _map(self._path)
+        self._memory: Bytes | None = memory
+        self._descriptor = descriptor
+        self._close_file = weakref.finalize(self, os.close, descriptor)
+        self._close_file.atexit = False
+        structure = read_structure(self._path, memory)
         self._levels = _read_levels(structure)
         self._labels = _read_labels(structure, label_field)
         self._num_samples = structure.num_samples
@@ -66,16 +82,22 @@ class BetonDataset:
 
     def _read_appendix(self, appendix: Appendix) -> None:
         self._attributes = dict(appendix.attributes)
+        for name, kind in _ATTRIBUTES.items():
+            if not isinstance(self._attributes.get(name, kind()), kind):
+                raise ValueError(f"its attribute {name!r} is no {kind.__name__}")
         classes = self._attributes["classes"]
         if classes is not None:
             self._classes = tuple(str(name) for name in classes)
             if self._labels.min() < 0 or self._labels.max() >= len(self._classes):
                 raise ValueError(f"labels reach {self._labels.max()} with {len(self._classes)} classes")
-        self._names = TextTable(appendix.array("names"), appendix.array("name_offsets"))
-        checksums = appendix.array("crc32")
+        names, offsets, checksums = (appendix.array(name) for name in ("names", "name_offsets", "crc32"))
+        if (names.dtype, offsets.dtype, checksums.dtype) != (np.uint8, np.int64, np.uint32):
+            raise ValueError(f"names and checksums of types {names.dtype}, {offsets.dtype} and {checksums.dtype}")
+        self._names = TextTable(names, offsets)
         if len(self._names) != self._num_samples or checksums.shape != (len(self._levels), self._num_samples):
             raise ValueError(f"{len(self._names)} names and checksums of shape {checksums.shape}")
-        self._checksums = checksums
+        self._checksums = checksums.copy()  # not to follow what may be written to the file later
+        self._checksums.flags.writeable = False
 
     @property
     def path(self) -> Path:
@@ -183,9 +205,20 @@ class BetonDataset:
         """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
         return printable(self._names[index]) if self._names is not None else f"sample {index}"
 
+    def revision(self) -> int:
+        """The time of the last change to the file, in nanoseconds; see :class:`respipe.storage.dataset.Dataset`."""
+        status, size = os.fstat(self._descriptor), len(self._open_memory())
+        if status.st_size < size:
+            raise StorageError(
+                f"{self._path} has become shorter while it was open: {status.st_size} bytes where {size} were. "
+                "Restore it, and open it again."
+            )
+        return status.st_mtime_ns
+
     def close(self) -> None:
         """Release the memory map. Arrays taken from it stay valid and keep it alive. Safe to call twice."""
         self._memory = None
+        self._close_file()
 
     def _open_memory(self) -> Bytes:
         if self._memory is None:
@@ -196,13 +229,20 @@ class BetonDataset:
         return functools.partial(BetonDataset, self._path, label_field=self._label_field), ()
 
 
-def _map(path: Path) -> Bytes:
+def _map(path: Path) -> tuple[int, Bytes]:
+    """A file's descriptor and its memory map, which stays valid without it."""
     try:
-        if path.stat().st_size == 0:
-            raise broken(path, "it is empty")
-        return np.asarray(np.memmap(path, np.uint8, mode="r"))
-    except (OSError, ValueError) as error:
+        file = open_regular(path)
+    except OSError as error:
         raise StorageError(f"{path} cannot be opened: {error}. Check the path and its permissions.") from error
+    with file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise broken(path, "it is empty")
+        try:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} cannot be mapped into memory: {error}. Is it on a local disk?") from error
+        return os.dup(file.fileno()), np.frombuffer(memory, np.uint8)
 
 
 def _read_levels(structure: Structure) -> tuple[Level, ...]:

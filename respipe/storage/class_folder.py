@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.errors import StorageError
+from respipe.printable import printable
 from respipe.storage.texts import TextTable
 
 logger = logging.getLogger(__name__)
+
+# What a link leads to that dangles, or that leads to itself.
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -47,15 +53,19 @@ class ClassFolder:
 
 
 def scan_class_folder(root: Path) -> ClassFolder:
-    """List the images of a class folder. Hidden subfolders are left out, links are followed.
+    """List the images of a class folder.
+
+    Hidden subfolders are left out. Links are followed, also out of the folder, but for those to a folder that they are
+    in: these lead in circles.
 
     Raises:
         StorageError: the folder cannot be read, or has no classes or no images.
     """
     try:
         with os.scandir(root) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        found = [_scan(root / name, f"{name}/") for name in classes]
+            classes = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
+        top = root.stat()
+        found = [_scan(root / name, f"{name}/", top) for name in classes]
     except OSError as error:
         raise StorageError(f"{root} cannot be read: {error}. Check the path and its permissions.") from error
     counts = [len(files) for files in found]
@@ -65,7 +75,9 @@ def scan_class_folder(root: Path) -> ClassFolder:
             f"{len(classes)} subfolders and no images."
         )
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
-        logger.warning("%s: %d of %d classes have no images, first %s", root, len(empty), len(classes), empty[0])
+        logger.warning(
+            "%s: %d of %d classes have no images, first %s", root, len(empty), len(classes), printable(empty[0])
+        )
     files = [file for files in found for file in files]
     return ClassFolder(
         root=root,
@@ -76,25 +88,46 @@ def scan_class_folder(root: Path) -> ClassFolder:
     )
 
 
-def _scan(folder: Path, prefix: str) -> list[tuple[str, int]]:
+def _scan(folder: Path, prefix: str, root: os.stat_result) -> list[tuple[str, int]]:
     """Relative path and length of every image below a folder: folder by folder, names sorted within each."""
     by_folder: dict[str, list[tuple[str, int]]] = {}
-    todo = [(folder, prefix)]
+    todo = [(folder, prefix, {_identity(root)})]
     while todo:
-        folder, prefix = todo.pop()
+        folder, prefix, above = todo.pop()
+        identity = _identity(folder.stat())
+        if identity in above:
+            logger.warning("%s: left out, as it leads back to a folder that it is in", printable(str(folder)))
+            continue
         files: list[tuple[str, int]] = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    todo.append((Path(entry.path), f"{prefix}{entry.name}/"))
+                if _is_folder(entry):
+                    todo.append((Path(entry.path), f"{prefix}{entry.name}/", above | {identity}))
                 elif entry.name.lower().endswith(EXTENSIONS):
                     files.append((prefix + entry.name, _length(entry)))
         by_folder[prefix[:-1]] = sorted(files)
     return [file for name in sorted(by_folder) for file in by_folder[name]]
 
 
-def _length(entry: os.DirEntry[str]) -> int:
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.stat().st_size
-    except FileNotFoundError:
-        return 0  # a dangling link; whoever reads the image reports it
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        return False
+
+
+def _length(entry: os.DirEntry[str]) -> int:
+    """A file's length in bytes; 0 for what is none, which whoever reads the image reports."""
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -86,6 +86,14 @@ class Dataset(Protocol):
         """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
         ...
 
+    def revision(self) -> int:
+        """A number that changes when the file is written to: what was checked before must be checked again.
+
+        Raises:
+            StorageError: the file is shorter than when it was opened, so that reading on would end the process.
+        """
+        ...
+
     def close(self) -> None:
         """Release the memory map. Safe to call twice."""
         ...

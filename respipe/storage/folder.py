@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.errors import CorruptImageError, StorageError
+from respipe.printable import printable
 from respipe.storage.class_folder import ClassFolder, scan_class_folder
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.jpeg import is_complete, read_header
-from respipe.storage.texts import printable
+from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import UNREADABLE, upright_size
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class FolderDataset:
         """
         assert level == 0, "a folder has one level"
         try:
-            data = (self.path / self._folder.names[index]).read_bytes()
+            data = read_regular(self.path / self._folder.names[index])
         except OSError as error:
             raise self._corrupt(index, f"it cannot be read: {error}") from error
         return np.frombuffer(data, np.uint8)
@@ -132,6 +133,10 @@ class FolderDataset:
         """The file's path relative to the folder."""
         return printable(self._folder.names[index])
 
+    def revision(self) -> int:
+        """Always 0: every file is read anew."""
+        return 0
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -142,7 +147,8 @@ class FolderDataset:
 def _read_sizes(folder: ClassFolder) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     def size(name: str) -> tuple[int, int] | str:
         try:
-            return upright_size(str(folder.root / name))
+            with open_regular(folder.root / name) as file:
+                return upright_size(file)
         except UNREADABLE as error:
             return f"{printable(name)}: {error}"
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from respipe.errors import StorageError
 from respipe.storage.appendix import Appendix, AppendixError, is_announced, read_appendix
 from respipe.storage.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
+from respipe.storage.upright import most_pixels
 
 
 def broken(path: Path, what: str) -> StorageError:
@@ -160,7 +161,12 @@ def read_images(structure: Structure, name: str) -> StoredImages:
     fits = (sizes > 0) & (sizes <= end - np.where(inside, pointers, start))
     _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
     raw = mode == ImageMode.RAW
-    expected = 3 * heights.astype(np.uint64) * widths.astype(np.uint64)
+    num_pixels = heights.astype(np.uint64) * widths.astype(np.uint64)
+    limit = most_pixels()
+    _require(
+        structure, name, raw | (num_pixels <= limit), f"encoded images must have at most {limit} pixels", num_pixels
+    )
+    expected = 3 * num_pixels
     _require(structure, name, ~raw | (sizes == expected), "length must be height x width x 3", sizes)
     offsets, lengths = pointers.astype(np.int64), sizes.astype(np.int64)
     for array in (heights, widths, offsets, lengths, raw):

@@ -48,8 +48,3 @@ class TextTable:
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
-
-
-def printable(text: str) -> str:
-    r"""A string that every terminal and file can take: lone surrogates become ``\udc..``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,6 +14,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
+def most_pixels() -> int:
+    """Pixels that an encoded image may have at most, by Pillow's limit: a few bytes can claim to become gigabytes."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return 2 * limit if limit is not None else 1 << 62
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Rotate an image as its EXIF orientation says and convert it to RGB.
 
@@ -31,7 +37,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def upright_size(file: str | BinaryIO) -> tuple[int, int]:
+def upright_size(file: BinaryIO) -> tuple[int, int]:
     """Height and width in pixels of the upright image, from its header alone.
 
     Raises:

@@ -170,6 +170,9 @@ class _Repeated:
     def name(self, index: int) -> str:
         return self._dataset.name(int(self._source[index]))
 
+    def revision(self) -> int:
+        return self._dataset.revision()
+
     def close(self) -> None:
         self._dataset.close()
 
