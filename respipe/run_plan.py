@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from respipe.batch_shapes import BatchShape, batch_shapes
@@ -17,7 +17,7 @@ from respipe.schedules.checks import check_int
 from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.sequence import kinds_of, tally
 from respipe.schedules.step import Schedule, Step
-from respipe.storage.dataset import Dataset
+from respipe.storage.dataset import Dataset, Level
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,20 @@ class RunPlan:
             )
         self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
         self._rank, self._world_size = rank, world_size
-        self._epoch_plan = lru_cache(maxsize=2)(self._plan_epoch)
+        # Not a method: a cache of those would keep the whole loader alive until the garbage collector comes.
+        plan = partial(
+            _plan_epoch,
+            schedule=schedule,
+            images=dataset.levels[0],
+            batch_size=batch_size,
+            training=training,
+            seed=seed,
+            crop=crop,
+            flip_probability=flip_probability,
+            repeats=repeats,
+            world_size=world_size,
+        )
+        self._epoch_plan = lru_cache(maxsize=2)(plan)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
         left_out = len(dataset) - len(first.samples)
         if left_out > max(batch_size, _NOTABLE_SHARE * len(dataset)):
@@ -138,19 +151,32 @@ class RunPlan:
     def _shapes_of(self, steps: Iterable[Step]) -> list[BatchShape]:
         return batch_shapes(steps, rank=self._rank, world_size=self._world_size)
 
-    def _plan_epoch(self, epoch: int) -> EpochPlan:
-        largest = self.dataset.levels[0]
-        common: dict[str, Any] = {
-            "heights": largest.heights,
-            "widths": largest.widths,
-            "batch_size": self.batch_size,
-            "crop": self._crop,
-            "epoch": epoch,
-            "seed": self.seed,
-        }
-        if not self.training:
-            return plan_evaluation(self.schedule, **common)
-        check_base_batch(self.batch_size, self._world_size)
-        plan = plan_epoch(self.schedule, flip_probability=self._flip_probability, repeats=self._repeats, **common)
-        check_steps(kinds_of(plan.steps), self._world_size)
-        return plan
+
+def _plan_epoch(
+    epoch: int,
+    *,
+    schedule: Schedule,
+    images: Level,
+    batch_size: int,
+    training: bool,
+    seed: int,
+    crop: Crop,
+    flip_probability: float,
+    repeats: int,
+    world_size: int,
+) -> EpochPlan:
+    """Plan an epoch on images of given sizes, and check that the ranks share its batches."""
+    common: dict[str, Any] = {
+        "heights": images.heights,
+        "widths": images.widths,
+        "batch_size": batch_size,
+        "crop": crop,
+        "epoch": epoch,
+        "seed": seed,
+    }
+    if not training:
+        return plan_evaluation(schedule, **common)
+    check_base_batch(batch_size, world_size)
+    plan = plan_epoch(schedule, flip_probability=flip_probability, repeats=repeats, **common)
+    check_steps(kinds_of(plan.steps), world_size)
+    return plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,14 +106,19 @@ class DaliBackend:
                 except RuntimeError:
                     self._failed = True  # nobody asks any more for these pixels, nor for what was wrong with them
         if self._failed:
-            self._pipelines.clear()
+            self._close_pipelines()
             self._failed = False
 
     def close(self) -> None:
         """End the threads and free DALI's memory."""
         self.reset()
-        self._pipelines.clear()
+        self._close_pipelines()
         self._reader.close()
+
+    def _close_pipelines(self) -> None:
+        for pipeline in self._pipelines.values():
+            pipeline.close()
+        self._pipelines.clear()
 
     def _reach_outside(self, plan: BatchPlan, routed: Route) -> bool:
         """Whether any crop reaches over the edge of its image."""
@@ -131,7 +137,10 @@ class DaliBackend:
 
     def _find_corrupt(self, batch: _Batch) -> CorruptImageError | None:
         """The first image of a failed batch that fails alone, too. DALI does not say which one it was."""
-        probe = self._build(batch.variant, 1)
+        with closing(self._build(batch.variant, 1)) as probe:
+            return self._first_that_fails(batch, probe)
+
+    def _first_that_fails(self, batch: _Batch, probe: DaliPipeline) -> CorruptImageError | None:
         for row in range(len(batch.plan)):
             index, level = int(batch.plan.indices[row]), int(batch.routed.levels[row])
             alone = batch.encoded.row(row)

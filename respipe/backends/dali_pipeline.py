@@ -120,6 +120,10 @@ class DaliPipeline:
         finally:
             self._in_flight.popleft()
 
+    def close(self) -> None:
+        """End DALI's threads now: left to the garbage collector, those of many failed pipelines might add up."""
+        self._pipe._shutdown()  # noqa: SLF001 - DALI has no public way
+
 
 _pipes: weakref.WeakSet[Any] = weakref.WeakSet()
 

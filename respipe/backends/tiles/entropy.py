@@ -163,7 +163,7 @@ def load_bytes(
 
     Args:
         data: (n,) uint8.
-        end: of the interval in ``data``; behind it come zeros.
+        end: of the interval in ``data``, where a marker is; behind it, or any other marker, come zeros.
         position: of the next byte.
         buffer: the bits loaded so far, the next one highest.
         loaded: how many they are, at most 56.
@@ -174,7 +174,7 @@ def load_bytes(
     """
     while loaded <= 56:
         byte = np.uint64(0)
-        if position < end:
+        if position < end and (data[position] != 0xFF or data[position + 1] == 0):
             byte = np.uint64(data[position])
             position += 2 if byte == np.uint64(0xFF) else 1
         else:
