@@ -277,3 +277,35 @@ def test_doctor_without_a_core_package_says_so_without_importing_it(monkeypatch:
     monkeypatch.setattr(diagnosis, "version", lambda name: None if name == "torch" else "1.0")
     report = report_of("doctor", exit_code=1)
     assert report["missing"] == [{"name": "torch", "command": "pip install respipe"}]
+
+
+# Hostile names
+
+
+def test_names_reach_the_terminal_escaped_whatever_shows_them(images: Path, tmp_path: Path) -> None:
+    name = "\x1b[31m[red]new\nline"
+    (images / name).mkdir()
+    (images / f"dogs/{name}.jpg").touch()
+    for command in (("convert", images, tmp_path / "a.beton", "--workers", "0"), ("verify", images, "--workers", "0")):
+        result = run(*command)
+        assert result.exit_code == 1
+        shown = result.stdout + result.stderr
+        assert "\x1b" not in shown
+        assert r"\x1b[31m[red]new\nline" in shown.replace("\n", "")
+    assert "have no images, first" in result.stderr  # a message of the log
+
+
+def test_a_changed_byte_between_the_images_is_found(beton: Path) -> None:
+    dataset = open_dataset(beton)
+    offsets = dataset.levels[0].offsets
+    assert offsets is not None
+    place = int(offsets.min()) - 100
+    dataset.close()
+    data = bytearray(beton.read_bytes())
+    data[place] = 7
+    beton.write_bytes(data)
+    result = run("verify", beton, "--workers", "0")
+    assert result.exit_code == 1
+    assert f"{place:,}" in result.stdout
+    assert "harm no image" in result.stdout
+    assert report_of("verify", beton, "--workers", "0", exit_code=1)["stray_bytes"] == [place]

@@ -20,6 +20,7 @@ from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import PAGE_SIZE as SMALL_PAGE_SIZE
 from tests.small_pages import convert_small
 from tests.storage.plain_beton import START, write_plain_beton
+from tools.faults.mutations import seal
 
 METADATA = HEADER.itemsize + 2 * FIELD.itemsize
 """Where the first row of metadata begins: mode, width, height, pointer, padding, label."""
@@ -130,6 +131,33 @@ def test_lengths_that_cannot_be_are_refused(folder: Path, plain: bytes, size: in
     path = folder / "length.beton"
     write_anew(path, patched(plain, len(plain) - 24 + 16, "<Q", size))
     with pytest.raises(StorageError, match="sample 0, field `image`: length must be at least 1 and end before"):
+        BetonDataset(path)
+
+
+def test_an_image_that_claims_gigabytes_is_refused(folder: Path, plain: bytes) -> None:
+    path = folder / "bomb.beton"
+    write_anew(path, patched(plain, METADATA + 1, "<HH", 65_535, 65_535))
+    with pytest.raises(StorageError, match="`image`: encoded images must have at most 178956970 pixels"):
+        BetonDataset(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"dtype": "<i8"', b'"dtype": "<f8"'),
+        (b'"writer": "respipe 0.1.0"', b'"writer": [["respipe01"]]'),
+        (b'"classes": ["ant", "bee", "cat"]', b'"classes": 7'),
+    ],
+)
+def test_forged_attributes_of_the_wrong_types_are_refused(folder: Path, pyramid: bytes, old: bytes, new: bytes) -> None:
+    assert pyramid.count(old) == 1
+    data = bytearray(pyramid)
+    place = data.index(old)
+    data[place : place + len(old)] = new.ljust(len(old))
+    seal(data)
+    path = folder / "forged.beton"
+    write_anew(path, bytes(data))
+    with pytest.raises(StorageError, match="its appendix is inconsistent"):
         BetonDataset(path)
 
 

@@ -135,7 +135,7 @@ def mutated_beton(rng: Rng, data: bytes, other: bytes) -> bytes:
         for _ in range(int(rng.integers(0 if way < 0.5 else 1, 4))):
             _change_number(rng, damaged)
     if rng.random() < 0.5:
-        _seal(damaged)
+        seal(damaged)
     return bytes(damaged)
 
 
@@ -210,7 +210,7 @@ def _replace_directory(rng: Rng, data: bytearray) -> None:
     data[: HEADER.itemsize] = header.tobytes()
 
 
-def _seal(data: bytearray) -> None:
+def seal(data: bytearray) -> None:
     """Compute the checksums of the tables anew, where the file still has an appendix."""
     found = _footer_of(data)
     if found is None:

@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 
 from respipe.backends.tiles.entropy import standard_lookup
 from respipe.backends.tiles.kernel import decode_images
+from respipe.storage.jpeg import read_header
 from tests.backends.fuzzing import damaged
 from tests.backends.tiles.jpegs import encode, noise
 
 HEIGHT, WIDTH, SIZE = 60, 80, 24
 
 
-def decode(images: list[bytes], *, seed: int = 0) -> tuple[int, NDArray[np.uint8]]:
+def decode(
+    images: list[bytes], *, seed: int = 0, hulls: NDArray[np.int64] | None = None
+) -> tuple[int, NDArray[np.uint8]]:
     """What the compiled loop returns, and the pixels."""
     memory = np.frombuffer(b"".join(images), np.uint8)
     sizes = np.array([len(image) for image in images], np.int64)
     rest = np.tile([HEIGHT, WIDTH, 0], (len(images), 1))
     stored = np.column_stack([np.cumsum(sizes) - sizes, sizes, rest]).astype(np.int64)
-    hulls = np.random.default_rng(seed).integers((-5, -5, 1, 1), (HEIGHT, WIDTH, HEIGHT, WIDTH), (len(images), 4))
+    if hulls is None:
+        hulls = np.random.default_rng(seed).integers((-5, -5, 1, 1), (HEIGHT, WIDTH, HEIGHT, WIDTH), (len(images), 4))
     out = np.full((len(images), SIZE, SIZE, 3), 7, np.uint8)
     boxes, flips = hulls.astype(np.float64), np.zeros(len(images), np.bool_)
     failed = decode_images(standard_lookup(), memory, stored, boxes[:, None], hulls[:, None], hulls, flips, (out,))
@@ -70,3 +74,26 @@ def test_no_damage_makes_it_read_or_write_outside_its_arrays(tmp_path_factory: p
         [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_marker_within_a_tile_is_damage() -> None:
+    image = sound()
+    # The zero behind a byte 0xFF in the coded data becomes something else.
+    scan = read_header(image).scan_start
+    places = [place for place in range(scan, len(image) - 2) if image[place : place + 2] == b"\xff\x00"]
+    assert len(places) > 3
+    whole = np.array([[0, 0, HEIGHT, WIDTH]])
+    for place in places:
+        damaged = image[: place + 1] + b"\xc9" + image[place + 2 :]
+        assert decode([damaged], hulls=whole)[0] == 0
+
+
+def test_a_marker_in_a_part_of_a_tile_that_is_needed_is_damage() -> None:
+    # Of a tile of five MCUs the last is left out, so that its end does not tell of the damage.
+    image = encode(noise(HEIGHT, WIDTH), interval=5).tobytes()
+    start = read_header(image).scan_start
+    place = image.index(b"\xff\x00", start)
+    damaged = image[:place] + b"\xff\xc9" + image[place + 2 :]
+    corner = np.array([[0, 0, 2, 60]])
+    assert decode([image], hulls=corner)[0] == -1
+    assert decode([damaged], hulls=corner)[0] == 0
