@@ -154,7 +154,7 @@ class BetonCases:
 
         routed = route(dataset.levels, plan)  # pyright: ignore[reportArgumentType]
         index = int(plan.indices[row])  # pyright: ignore[reportAttributeAccessIssue]
-        number, box, late = int(routed.levels[row]), routed.boxes[row], self._target == "tiles"
+        number, box, late = int(routed.levels[row]), routed.boxes[row, 0], self._target == "tiles"
         level = dataset.levels[number]
         shape = int(level.heights[index]), int(level.widths[index])
         data = dataset._memory[int(level.offsets[index]) :][: int(level.sizes[index])].tobytes()  # noqa: SLF001
