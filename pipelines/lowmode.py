@@ -4,7 +4,7 @@ Trains one network twice on CIFAR-10, for as many epochs and thus as many images
 of the steps, drawn at random, in low mode: 16 px images, 3 x 3 kernels pooled to 1 x 1. Then compares accuracy and
 time. A full and a low step are comparable on a busy machine too, because they take turns in one run.
 
-By default a small network and few epochs, about ten minutes on two idle CPU cores with ``.beton`` files, which
+By default a small network and few epochs, about five minutes on two idle CPU cores with ``.beton`` files, which
 ``respipe convert`` makes. With ``--full`` the ResNet-18 and the 200 epochs of
 ``recipes/lowmode_cifar10_resnet18.yaml``. The same command again goes on where it was stopped. What it leaves in
 ``--output``:
@@ -32,8 +32,8 @@ COMPARISON = Comparison(
         "low": ("low mode", "lowmode_cifar10_resnet18", ()),
     },
     small=(
-        "model={name: 'cifar:resnet14', options: {zero_init_residual: true}}",
-        "epochs=5",
+        "model={name: 'cifar:resnet14', options: {stem_stride: 2, zero_init_residual: true}}",
+        "epochs=6",
         "learning_rate={peak: 0.1, decay: cosine, warmup_epochs: 1}",
         "schedule={name: LowMode, full_size: 32}",
         "evaluation.every=1",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from respipe.model.batchnorm_sets import BatchNorm, BatchNormSet, BatchNormSets
-from respipe.model.side import side_of
+from respipe.model.side import Calls, side_of
 
 _CHILD, _HOOKS = "per_size", "batchnorm_hooks"
 """Names of what is added to every BatchNorm and to the model."""
@@ -26,9 +28,8 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
     Parameters stay shared and keep their names. The present statistics stay too: layers that are called by themselves
     instead of through ``model`` use them, and :func:`make_batchnorm_shared` returns to them. The new ones are buffers
     such as ``layer1.0.bn1.per_size.160.running_mean``. Call it before wrapping the model (compilation,
-    ``DistributedDataParallel``); only one thread at a time may run the model. Checkpointing of parts within the model
-    does not work with it, since these parts are run again outside of a call of ``model``; that of the whole model does
-    (:class:`respipe.AllSizes`).
+    ``DistributedDataParallel``); only one thread at a time may run the model. Parts of it may be checkpointed
+    (``torch.utils.checkpoint``): run again in the backward pass, they get what they had in the call before.
 
     With ``affine`` weights and biases are private to each size as well: the BatchNorm of RS-Nets (arXiv 2007.09558).
     What the model has now then belongs to the largest size, and each other one begins as a copy of it, with names such
@@ -60,15 +61,17 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
                 f"`model` must have one set of statistics in each BatchNorm; layer {name!r} has several. Undo them "
                 "with `make_batchnorm_shared` first."
             )
-    own_size = sizes[-1] if affine else None
+    own_size, calls = sizes[-1] if affine else None, Calls()
     for norm in norms.values():
         sets = {size: BatchNormSet(norm, affine=affine) for size in sizes if size != own_size}
-        norm.add_module(_CHILD, BatchNormSets(sets, own_size))
+        per_size = BatchNormSets(sets, own_size, calls)
+        norm.add_module(_CHILD, per_size)
+        _watch(norm, per_size)
     if norms:
         hooks = (
             model.register_load_state_dict_pre_hook(_complete_state),
-            model.register_forward_pre_hook(_lend, with_kwargs=True),
-            model.register_forward_hook(_take_back, always_call=True),
+            model.register_forward_pre_hook(partial(_lend, calls), with_kwargs=True),
+            model.register_forward_hook(partial(_take_back, calls), always_call=True),
         )
         setattr(model, _HOOKS, hooks)
     return tuple(norms)
@@ -103,6 +106,8 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
     for norm, per_size in found.values():
         if size is not None:
             per_size.keep(norm, size)
+        for hook in per_size.hooks:
+            hook.remove()
         delattr(norm, _CHILD)
     for hook in hooks:
         hook.remove()
@@ -158,16 +163,45 @@ def _complete_state(model: nn.Module, state_dict: dict[str, Any], prefix: str, *
                 state_dict |= {own + key: state_dict[plain + key] for key in tensors if plain + key in state_dict}
 
 
-def _lend(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _lend(calls: Calls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Before the model's forward pass."""
     side = side_of(args, kwargs)
+    calls.enter(side)
     for norm in model.modules():
         if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
             per_size.lend(norm, side)
+            if not torch.compiler.is_compiling() and not _is_watched(norm, per_size):
+                _watch(norm, per_size)  # it was made of the one that was: nn.SyncBatchNorm.convert_sync_batchnorm
 
 
-def _take_back(model: nn.Module, *_: object) -> None:
+def _take_back(calls: Calls, model: nn.Module, *_: object) -> None:
     """After the model's forward pass, also if it failed."""
+    calls.leave()
     for norm in model.modules():
         if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
             per_size.take_back(norm)
+
+
+def _watch(norm: BatchNorm, per_size: BatchNormSets) -> None:
+    """Let a BatchNorm see when it is run again outside of a call of the model."""
+    per_size.hooks = (
+        norm.register_forward_pre_hook(_lend_again),
+        norm.register_forward_hook(_take_back_again, always_call=True),
+    )
+
+
+def _is_watched(norm: BatchNorm, per_size: BatchNormSets) -> bool:
+    hooks = cast(Mapping[int, object], norm._forward_pre_hooks)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return per_size.hooks[0].id in hooks
+
+
+def _lend_again(norm: nn.Module, _: object) -> None:
+    per_size = _per_size(cast(BatchNorm, norm))
+    if per_size is not None:
+        per_size.lend_again(cast(BatchNorm, norm))
+
+
+def _take_back_again(norm: nn.Module, *_: object) -> None:
+    per_size = _per_size(cast(BatchNorm, norm))
+    if per_size is not None:
+        per_size.take_back_again(cast(BatchNorm, norm))

@@ -7,6 +7,9 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from respipe.model.side import Calls
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
@@ -38,12 +41,16 @@ class BatchNormSets(nn.ModuleDict):
         own_size: the side that the BatchNorm's own tensors are for, of those without a set; None if they are for none.
             With an own size, other sides than all of these get what lies between their neighbours; without, the nearest
             set, of two equally near that of the larger side.
+        calls: of the model.
     """
 
-    def __init__(self, sets: Mapping[int, BatchNormSet], own_size: int | None) -> None:
+    def __init__(self, sets: Mapping[int, BatchNormSet], own_size: int | None, calls: Calls) -> None:
         super().__init__({str(size): one for size, one in sets.items()})
         self.own_size = own_size
+        self.calls = calls
+        self.hooks: tuple[RemovableHandle, ...] = ()
         self._lender: Tensors | None = None  # the BatchNorm's own tensors while it has borrowed others
+        self._is_again = False  # whether it has borrowed them for a part of the model that is run again
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -90,6 +97,18 @@ class BatchNormSets(nn.ModuleDict):
         if self._lender is not None:
             _give(norm, self._lender)
             self._lender = None
+
+    def lend_again(self, norm: BatchNorm) -> None:
+        """Before the BatchNorm runs: lend, if checkpointing runs it again, what it had in the call before."""
+        if self._lender is None and (side := self.calls.side_again()) is not None:
+            self.lend(norm, side)
+            self._is_again = True
+
+    def take_back_again(self, norm: BatchNorm) -> None:
+        """After the BatchNorm has run."""
+        if self._is_again:
+            self.take_back(norm)
+            self._is_again = False
 
     @torch.no_grad()
     def keep(self, norm: BatchNorm, side: int) -> None:

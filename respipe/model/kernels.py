@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast, get_args
 
 from torch import nn
@@ -17,7 +18,7 @@ from respipe.model.pooled_layers import (
     make_droppable,
     pool_kernel,
 )
-from respipe.model.side import side_of
+from respipe.model.side import Calls, side_of
 from respipe.schedules.checks import check_choice
 
 _HOOKS = "kernel_hooks"
@@ -41,8 +42,8 @@ def make_kernels_pooled(
     stride stays. Gradients reach the full kernels. Images of all other sizes are computed as before.
 
     Parameters, buffers in the ``state_dict`` and all names stay. Call it before wrapping the model (compilation,
-    ``DistributedDataParallel``); only one thread at a time may run the model. Checkpointing of parts within the model
-    does not work with it, since these parts are run again outside of a call of ``model``.
+    ``DistributedDataParallel``); only one thread at a time may run the model. Parts of it may be checkpointed
+    (``torch.utils.checkpoint``): run again in the backward pass, they have the kernels of the call before.
 
     Args:
         model: takes (N, 3, S, S) images.
@@ -70,16 +71,17 @@ def make_kernels_pooled(
     pooled = {name: ratios for name, ratios in pooled_at.items() if ratios}
     if not pooled:
         return ()
+    calls = Calls()
     for name, ratios in pooled.items():
-        pool_kernel(cast(nn.Conv2d, modules[name]), ratios, reduce=reduce)
+        pool_kernel(cast(nn.Conv2d, modules[name]), ratios, reduce=reduce, calls=calls)
     if drop_maxpool:
         first = next((place for place, name in enumerate(order) if name in pooled), 0)
         for name in order[:first]:
             if type(modules[name]) is nn.MaxPool2d:
-                make_droppable(cast(nn.MaxPool2d, modules[name]), set[int]().union(*pooled.values()))
+                make_droppable(cast(nn.MaxPool2d, modules[name]), set[int]().union(*pooled.values()), calls=calls)
     hooks = (
-        model.register_forward_pre_hook(_enter, with_kwargs=True),
-        model.register_forward_hook(_leave, always_call=True),
+        model.register_forward_pre_hook(partial(_enter, calls), with_kwargs=True),
+        model.register_forward_hook(partial(_leave, calls), always_call=True),
     )
     setattr(model, _HOOKS, hooks)
     return tuple(pooled)
@@ -165,16 +167,18 @@ def _routed(model: nn.Module) -> dict[str, PooledConv2d | DroppableMaxPool2d]:
     }
 
 
-def _enter(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _enter(calls: Calls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Before the model's forward pass."""
     side = side_of(args, kwargs)
+    calls.enter(side)
     for module in model.modules():
         if isinstance(module, PooledConv2d | DroppableMaxPool2d):
             module.enter(side)
 
 
-def _leave(model: nn.Module, *_: object) -> None:
+def _leave(calls: Calls, model: nn.Module, *_: object) -> None:
     """After the model's forward pass, also if it failed: layers called by themselves are plain."""
+    calls.leave()
     for module in model.modules():
         if isinstance(module, PooledConv2d | DroppableMaxPool2d):
             module.active = None

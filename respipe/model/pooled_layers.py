@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from respipe.model.side import Calls
+
 Reduce = Literal["mean", "sum"]
 Pair = tuple[int, int]
 
@@ -35,6 +37,7 @@ class PooledConv2d(nn.Conv2d):
 
     poolings: Mapping[int, Pooling]
     active: Pooling | None
+    calls: Calls
 
     def enter(self, side: int) -> None:
         """Begin a call with images of this side."""
@@ -44,14 +47,17 @@ class PooledConv2d(nn.Conv2d):
         """Become a plain convolution again."""
         for pooling in self.poolings.values():
             delattr(self, pooling.buffer)
-        del self.poolings, self.active
+        del self.poolings, self.active, self.calls
         _change_class(self, nn.Conv2d)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Turn (N, C, H, W) into (N, C', H', W'), of the same size with either kernel."""
-        if self.active is None:
+        pooling = self.active
+        if pooling is None and (side := self.calls.side_again()) is not None:
+            pooling = self.poolings.get(side)
+        if pooling is None:
             return super().forward(input)
-        height, width = self.active.padding
+        height, width = pooling.padding
         if min(height, width) < 0:
             left, top = min(width, 0), min(height, 0)
             input = F.pad(input, (left, left, top, top))
@@ -59,7 +65,7 @@ class PooledConv2d(nn.Conv2d):
         if self.padding_mode != "zeros" and max(height, width) > 0:
             input = F.pad(input, (width, width, height, height), mode=self.padding_mode)
             height = width = 0
-        weight = self.pooled_weight(self.active)
+        weight = self.pooled_weight(pooling)
         return F.conv2d(input, weight, self.bias, self.stride, (height, width), self.dilation, self.groups)
 
     def pooled_weight(self, pooling: Pooling) -> torch.Tensor:
@@ -75,6 +81,7 @@ class DroppableMaxPool2d(nn.MaxPool2d):
 
     dropped_at: frozenset[int]
     active: bool | None
+    calls: Calls
 
     def enter(self, side: int) -> None:
         """Begin a call with images of this side."""
@@ -82,12 +89,13 @@ class DroppableMaxPool2d(nn.MaxPool2d):
 
     def restore(self) -> None:
         """Become plain max-pooling again."""
-        del self.dropped_at, self.active
+        del self.dropped_at, self.active, self.calls
         _change_class(self, nn.MaxPool2d)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Turn (N, C, H, W) into (N, C, H', W'), or return it."""
-        return cast(torch.Tensor, super().forward(input)) if self.active is None else input
+        is_dropped = self.active is not None or self.calls.side_again() in self.dropped_at
+        return input if is_dropped else cast(torch.Tensor, super().forward(input))
 
 
 def pooling_matrix(kernel: int, ratio: float, *, reduce: Reduce = "mean") -> torch.Tensor:
@@ -121,13 +129,14 @@ def pooled_side(kernel: int, ratio: float) -> int:
     return side if side % 2 else max(1, side - 1)
 
 
-def pool_kernel(conv: nn.Conv2d, ratios: Mapping[int, float], *, reduce: Reduce) -> None:
+def pool_kernel(conv: nn.Conv2d, ratios: Mapping[int, float], *, reduce: Reduce, calls: Calls) -> None:
     """Turn a convolution into :class:`PooledConv2d`, in place.
 
     Args:
         conv: plain, with a kernel of odd sides.
         ratios: how much smaller the images are, by their side in pixels; enough to make the kernel smaller.
         reduce: see :func:`pooling_matrix`.
+        calls: of the model.
     """
     poolings = dict[int, Pooling]()
     for side, ratio in ratios.items():
@@ -141,7 +150,7 @@ def pool_kernel(conv: nn.Conv2d, ratios: Mapping[int, float], *, reduce: Reduce)
         )
     _change_class(conv, PooledConv2d)
     pooled = cast(PooledConv2d, conv)
-    pooled.poolings, pooled.active = poolings, None
+    pooled.poolings, pooled.active, pooled.calls = poolings, None, calls
 
 
 @torch.no_grad()
@@ -163,11 +172,17 @@ def convolution_at(conv: PooledConv2d, side: int) -> nn.Conv2d:
     return made
 
 
-def make_droppable(maxpool: nn.MaxPool2d, sides: Iterable[int]) -> None:
-    """Turn max-pooling into :class:`DroppableMaxPool2d`, left out at some sides in pixels, in place."""
+def make_droppable(maxpool: nn.MaxPool2d, sides: Iterable[int], *, calls: Calls) -> None:
+    """Turn max-pooling into :class:`DroppableMaxPool2d`, left out at some sides in pixels, in place.
+
+    Args:
+        maxpool: plain.
+        sides: in pixels.
+        calls: of the model.
+    """
     _change_class(maxpool, DroppableMaxPool2d)
     droppable = cast(DroppableMaxPool2d, maxpool)
-    droppable.dropped_at, droppable.active = frozenset(sides), None
+    droppable.dropped_at, droppable.active, droppable.calls = frozenset(sides), None, calls
 
 
 def becomes_smaller(conv: nn.Conv2d, ratio: float) -> bool:

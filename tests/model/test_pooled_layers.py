@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from respipe.model.pooled_layers import PooledConv2d, pool_kernel, pooled_side, pooling_matrix
+from respipe.model.side import Calls
 
 
 def pooled(weight: torch.Tensor, ratio: float, **options: Any) -> torch.Tensor:
@@ -19,7 +20,7 @@ def pooled(weight: torch.Tensor, ratio: float, **options: Any) -> torch.Tensor:
 def convolution(low: bool, /, *sizes: Any, ratio: float = 2, reduce: Any = "mean", **options: Any) -> nn.Conv2d:
     torch.manual_seed(0)
     conv = nn.Conv2d(*sizes, **options).double()
-    pool_kernel(conv, {16: ratio}, reduce=reduce)
+    pool_kernel(conv, {16: ratio}, reduce=reduce, calls=Calls())
     assert isinstance(conv, PooledConv2d)
     conv.enter(16 if low else 32)
     return conv
