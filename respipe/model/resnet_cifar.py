@@ -72,7 +72,7 @@ class ResNetCifar(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, _ResidualBlock):
-                nn.init.zeros_(module.last_norm.weight)
+                nn.init.zeros_(_last_norm(module).weight)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Turn (N, 3, S, S) normalised images into (N, num_classes) logits."""
@@ -123,13 +123,13 @@ class _ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else _conv_bn(channels, self.channels, kernel=1, stride=stride)
         self.relu = relu
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        _, norm = cast(nn.Sequential, self.residual[-1])
-        return cast(nn.BatchNorm2d, norm)
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.relu(self.residual(features) + self.shortcut(features))
+
+
+def _last_norm(block: _ResidualBlock) -> nn.BatchNorm2d:
+    _, norm = cast(nn.Sequential, block.residual[-1])
+    return cast(nn.BatchNorm2d, norm)
 
 
 def _conv_bn(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -13,6 +16,8 @@ from respipe.model.extraction import extract
 from respipe.model.kernels import make_kernels_pooled
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import LowMode, RSNet
+
+Make = Callable[[], nn.Module]
 
 
 def images(size: int, *, seed: int = 0) -> torch.Tensor:
@@ -92,11 +97,92 @@ def test_pooled_kernels_that_cut_their_input_are_extracted_too() -> None:
 
 
 @pytest.mark.parametrize("make", [rsnet, low_mode])
-def test_plain_model_is_exported(make: object) -> None:
-    model = make()  # type: ignore[operator]
-    program = torch.export.export(extract(model, 32), (images(32),))
+@pytest.mark.parametrize("size", [64, 32, 24])
+def test_plain_model_is_exported(make: Make, size: int) -> None:
+    model = make()
+    program = torch.export.export(extract(model, size), (images(size),))
+    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    assert not any("per_size" in name or "pooling_" in name for name in names.values())
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(images(32)), model(images(32)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program.module()(images(size)), model(images(size)), rtol=1e-4, atol=1e-5)
+
+
+def test_exported_model_takes_batches_of_any_length() -> None:
+    model = rsnet()
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(extract(model, 24), (images(24),), dynamic_shapes=({0: batch},))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images(24)[:1]), model(images(24)[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [rsnet, low_mode])
+def test_plain_model_is_exported_to_onnx(make: Make, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx, which respipe does not")
+    pytest.importorskip("onnxscript", reason="needs onnxscript, which respipe does not")
+    from onnx.reference import ReferenceEvaluator
+
+    model, path = make(), tmp_path / "model.onnx"
+    torch.onnx.export(extract(model, 32), (images(32),), path, dynamo=True, verbose=False)
+    (name,) = (one.name for one in onnx.load(path).graph.input)
+    (found,) = ReferenceEvaluator(path).run(None, {name: images(32).numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(images(32)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("compile_", [torch.jit.script, lambda model: torch.jit.trace(model, images(32))])
+@pytest.mark.parametrize("make", [rsnet, low_mode])
+def test_plain_model_becomes_torchscript(
+    make: Make, compile_: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    model = make()
+    torch.jit.save(compile_(extract(model, 32)), tmp_path / "model.pt")
+    with torch.no_grad():
+        found = torch.jit.load(tmp_path / "model.pt")(images(32))
+        torch.testing.assert_close(found, model(images(32)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv3_small_050", "timm:resnet10t"])
+def test_models_of_torchvision_and_timm_are_extracted_and_exported(name: str) -> None:
+    torch.manual_seed(0)
+    library, _, model_name = name.rpartition(":")
+    build = timm.create_model if library else torchvision.models.get_model
+    model = respipe.adapt(build(model_name, num_classes=3), RSNet((64, 32)))
+    for number, parameter in enumerate(model.parameters()):
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.0 + 0.01 * number)
+    model.eval()
+    plain = extract(model, 32)
+    assert list(plain.state_dict()) == list(build(model_name, num_classes=3).state_dict())
+    with torch.no_grad():
+        expected = model(images(32))
+        torch.testing.assert_close(plain(images(32)), expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(extract(model, 64)(images(32)), expected, rtol=1e-2)
+        program = torch.export.export(plain, (images(32),))
+        torch.testing.assert_close(program.module()(images(32)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_kind_of_batchnorm_is_extracted() -> None:
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.deep = nn.BatchNorm1d(3), nn.BatchNorm3d(3)
+            self.sync = nn.SyncBatchNorm(3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.sync(images)
+            return self.flat(self.deep(features.unsqueeze(2)).mean((2, 3, 4)))
+
+    model = Kinds().eval()
+    make_batchnorm_per_size(model, (32, 16), affine=True)
+    for name, parameter in model.named_parameters():
+        nn.init.constant_(parameter, 3.0 if "per_size.16" in name else 2.0)
+    for size in (32, 16, 24):
+        plain = extract(model, size)
+        assert {type(one) for one in plain.children()} == {nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm}
+        assert list(plain.state_dict()) == list(Kinds().state_dict())
+        torch.testing.assert_close(plain(images(size)), model(images(size)))
+        assert plain.flat.weight[0] == {32: 2, 16: 3, 24: 2.5}[size]
 
 
 def test_model_that_was_not_adapted_is_copied() -> None:
