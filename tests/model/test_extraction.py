@@ -124,7 +124,7 @@ def test_plain_model_is_exported_to_onnx(make: Make, tmp_path: Path) -> None:
     model, path = make(), tmp_path / "model.onnx"
     torch.onnx.export(extract(model, 32), (images(32),), path, dynamo=True, verbose=False)
     (name,) = (one.name for one in onnx.load(path).graph.input)
-    (found,) = ReferenceEvaluator(path).run(None, {name: images(32).numpy()})
+    (found,) = ReferenceEvaluator(str(path)).run(None, {name: images(32).numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(images(32)), rtol=1e-3, atol=1e-4)
 
