@@ -44,7 +44,7 @@ def adapt(
     :func:`respipe.extract` makes a plain model of it again.
 
     Call it before the optimizer is made, which is to have all parameters, and before the model is wrapped (compilation,
-    ``DistributedDataParallel``).
+    ``DistributedDataParallel``). ``torch.compile(model, dynamic=False)`` makes one graph for each size.
 
     Args:
         model: takes (N, 3, S, S) images, built for ``schedule.base_size``.

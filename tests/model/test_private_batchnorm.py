@@ -314,3 +314,15 @@ def test_compiled_model_has_one_graph_for_each_size() -> None:
     gradients = dict(model.named_parameters())
     torch.testing.assert_close(gradients["_orig_mod.stem.1.per_size.16.weight"].grad, single.stem[1].weight.grad)
     torch.testing.assert_close(gradients["_orig_mod.head.weight"].grad, single.head.weight.grad)
+
+
+def test_other_layouts_and_precisions_work_at_every_size() -> None:
+    model = private().to(memory_format=torch.channels_last)
+    for size in (*SIZES, 20):
+        batch = images(size).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            expected = private()(images(size))
+            torch.testing.assert_close(model(batch), expected, rtol=1e-4, atol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                torch.testing.assert_close(model(batch).float(), expected, rtol=0.05, atol=0.05)
+            torch.testing.assert_close(private().double()(images(size).double()).float(), expected)
