@@ -12,14 +12,13 @@ from respipe.backends.layout import Layout, read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.header import read_quantizers
+from respipe.backends.tiles.machine import PIXELS
 from respipe.backends.tiles.resize import (
+    Plane,
     chroma_taps,
-    convert_colour,
-    convert_gray,
-    interleave,
     luma_taps,
+    resize_columns,
     resize_rows,
-    weigh_rows,
 )
 
 
@@ -29,8 +28,7 @@ class Scratch(NamedTuple):
     Args:
         samples: uint8, decoded planes.
         rows: float32, planes resized horizontally.
-        lines: float32, a band of samples, or one row of output.
-        bytes: uint8, one row of output.
+        lines: float32, a band of samples.
         quantizers: (192,) float32.
         cosines: (1536,) float32.
         block: (64,) float32.
@@ -39,7 +37,6 @@ class Scratch(NamedTuple):
     samples: NDArray[np.uint8]
     rows: NDArray[np.float32]
     lines: NDArray[np.float32]
-    bytes: NDArray[np.uint8]
     quantizers: NDArray[np.float32]
     cosines: NDArray[np.float32]
     block: NDArray[np.float32]
@@ -70,14 +67,13 @@ def decode_images(
         the first row whose image is damaged, or -1. Rows from there on are not filled.
     """
     heights, widths = (stored[:, 2] + _MCU) // _MCU * _MCU, (stored[:, 3] + _MCU) // _MCU * _MCU
-    size = 8
+    size = PIXELS
     for output in outputs:
-        size = max(size, (output.shape[1] + 7) // 8 * 8)
+        size = max(size, (output.shape[1] + PIXELS - 1) // PIXELS * PIXELS)
     scratch = Scratch(
         np.empty(3 * (heights * widths).max(), np.uint8),
         np.empty(3 * heights.max() * size, np.float32),
-        np.empty(8 * widths.max() + 64 + 3 * size, np.float32),
-        np.empty(3 * size, np.uint8),
+        np.empty(8 * widths.max() + 64, np.float32),
         np.empty(192, np.float32),
         np.empty(1536, np.float32),
         np.empty(64, np.float32),
@@ -117,7 +113,7 @@ def _resize(
 ) -> None:
     """Resize decoded planes to (S, S, 3) RGB: each plane along its rows, then row by row along the columns."""
     size = out.shape[0]
-    stride = (size + 7) // 8 * 8
+    stride = (size + PIXELS - 1) // PIXELS * PIXELS
     planes = lay_out_planes(layout, region)
     top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
     vertical = luma_taps(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size)
@@ -126,12 +122,9 @@ def _resize(
     luma_rows = scratch.rows[: num_rows * stride].reshape(num_rows, stride)
     samples = scratch.samples[: planes.blue]
     resize_rows(samples, 0.0, planes.luma_columns, top, left, vertical, horizontal, flip, scratch.lines, luma_rows)
-    luma, line, pixels = scratch.lines[:stride], scratch.bytes[: 3 * size], out.reshape(size, 3 * size)
+    luma = Plane(luma_rows, top, vertical)
     if layout.components == 1:
-        for y in range(size):
-            weigh_rows(luma_rows, top, vertical, y, luma)
-            convert_gray(luma, line)
-            interleave(line, pixels[y])
+        resize_columns(luma, luma, luma, True, out)
         return
     high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
     vertical_chroma = chroma_taps(vertical, high, (layout.height + high - 1) // high)
@@ -152,10 +145,6 @@ def _resize(
             scratch.lines,
             chroma_rows[number],
         )
-    blue, red = scratch.lines[stride : 2 * stride], scratch.lines[2 * stride : 3 * stride]
-    for y in range(size):
-        weigh_rows(luma_rows, top, vertical, y, luma)
-        weigh_rows(chroma_rows[0], top_chroma, vertical_chroma, y, blue)
-        weigh_rows(chroma_rows[1], top_chroma, vertical_chroma, y, red)
-        convert_colour(luma, blue, red, line)
-        interleave(line, pixels[y])
+    blueness = Plane(chroma_rows[0], top_chroma, vertical_chroma)
+    redness = Plane(chroma_rows[1], top_chroma, vertical_chroma)
+    resize_columns(luma, blueness, redness, False, out)

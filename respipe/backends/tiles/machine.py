@@ -1,4 +1,4 @@
-"""Operations on eight numbers at once that compiled Python has no words for: those of LLVM, for any processor."""
+"""Operations on many numbers at once that compiled Python has no words for: those of LLVM, for any processor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from numba.extending import intrinsic
 
 _LANES = 8
 
+PIXELS = 16
+"""Pixels of output in a vector. Where a processor has shorter ones, LLVM makes several operations of each."""
+
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
@@ -18,7 +21,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
 
 def _all_lanes(builder: Any, vector: Any, value: Any) -> Any:
     filled = vector(ir.Undefined)
-    for lane in range(_LANES):
+    for lane in range(vector.count):
         filled = builder.insert_element(filled, value, ir.IntType(32)(lane))
     return filled
 
@@ -57,25 +60,73 @@ def _spread(_context: Any, target: Any, _value: Any) -> Any:
     return types.void(target, types.float32), generate
 
 
-def _weigh_columns(
-    _context: Any, columns: Any, _first: Any, weights: Any, _tap: Any, _count: Any, sums: Any, _to: Any
-) -> Any:
+def _weigh(lanes: int) -> Any:
+    """A weighted sum of vectors of so many float32."""
+    vector: Any = ir.VectorType(ir.FloatType(), lanes)
+
+    def declare(
+        _context: Any, source: Any, _start: Any, _stride: Any, weights: Any, _tap: Any, _count: Any, sums: Any, _to: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            source, start, stride, weights, tap, count, sums, to = arguments
+            total = cast(Any, cgutils.alloca_once_value(builder, vector([0.0] * lanes)))
+            with cgutils.for_range(builder, count) as loop:
+                place = builder.add(tap, loop.index)
+                weight = builder.load(_address(context, builder, signature.args[3], weights, place))
+                at = builder.add(start, builder.mul(loop.index, stride))
+                address = _address(context, builder, signature.args[0], source, at)
+                summand = builder.load(builder.bitcast(address, vector.as_pointer()), align=4)
+                product = builder.fmul(_all_lanes(builder, vector, weight), summand, flags=("fast",))
+                builder.store(builder.fadd(builder.load(total), product, flags=("fast",)), total)
+            into = builder.bitcast(_address(context, builder, signature.args[6], sums, to), vector.as_pointer())
+            builder.store(builder.load(total), into, align=4)
+            return context.get_dummy_value()
+
+        number = types.int64
+        return types.void(source, number, number, weights, number, number, sums, number), generate
+
+    return declare
+
+
+def _convert(_context: Any, sums: Any, pixels: Any, _to: Any) -> Any:
+    vector: Any = ir.VectorType(ir.FloatType(), PIXELS)
+    numbers: Any = ir.VectorType(ir.IntType(32), PIXELS)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector: Any = ir.VectorType(ir.FloatType(), _LANES)
-        integer: Any = ir.IntType(64)
-        columns, first, weights, tap, count, sums, to = arguments
-        total = cast(Any, cgutils.alloca_once_value(builder, vector([0.0] * _LANES)))
-        with cgutils.for_range(builder, count) as loop:
-            weight = builder.load(_address(context, builder, signature.args[2], weights, builder.add(tap, loop.index)))
-            at = builder.mul(builder.add(first, loop.index), integer(_LANES))
-            column = builder.bitcast(_address(context, builder, signature.args[0], columns, at), vector.as_pointer())
-            product = builder.fmul(_all_lanes(builder, vector, weight), builder.load(column, align=4), flags=("fast",))
-            builder.store(builder.fadd(builder.load(total), product, flags=("fast",)), total)
-        into = builder.bitcast(_address(context, builder, signature.args[5], sums, to), vector.as_pointer())
-        builder.store(builder.load(total), into, align=4)
+        sums, pixels, to = arguments
+        luma, blueness, redness = (
+            builder.load(
+                builder.bitcast(
+                    _address(context, builder, signature.args[0], sums, ir.IntType(64)(PIXELS * plane)),
+                    vector.as_pointer(),
+                ),
+                align=4,
+            )
+            for plane in range(3)
+        )
+
+        def channel(blue: float, red: float) -> Any:
+            total = builder.fadd(luma, vector([0.5] * PIXELS), flags=("fast",))
+            for factor, plane in ((blue, blueness), (red, redness)):
+                if factor:
+                    product = builder.fmul(vector([factor] * PIXELS), plane, flags=("fast",))
+                    total = builder.fadd(total, product, flags=("fast",))
+            value, least, most = builder.fptosi(total, numbers), numbers([0] * PIXELS), numbers([255] * PIXELS)
+            value = builder.select(builder.icmp_signed(">", value, least), value, least)
+            return builder.select(builder.icmp_signed("<", value, most), value, most)
+
+        red, green, blue = channel(0, 1.402), channel(-0.344136, -0.714136), channel(1.772, 0)
+        pixel = builder.or_(red, builder.shl(green, numbers([8] * PIXELS)))
+        pixel = builder.or_(pixel, builder.shl(blue, numbers([16] * PIXELS)))
+        # Of the four bytes of each number three are a pixel.
+        found = builder.bitcast(pixel, ir.VectorType(ir.IntType(8), 4 * PIXELS))
+        order = [4 * number + byte for number in range(PIXELS) for byte in range(3)]
+        found = builder.shuffle_vector(found, found, ir.VectorType(ir.IntType(32), len(order))(order))
+        into = _address(context, builder, signature.args[1], pixels, to)
+        builder.store(found, builder.bitcast(into, found.type.as_pointer()), align=1)
         return context.get_dummy_value()
 
-    return types.void(columns, types.int64, weights, types.int64, types.int64, sums, types.int64), generate
+    return types.void(sums, pixels, types.int64), generate
 
 
 def _transpose(_context: Any, columns: Any, rows: Any, _to: Any, _stride: Any) -> Any:
@@ -124,10 +175,19 @@ The compiler cannot vectorise that loop, since for all it knows the two arrays o
 spread: Any = intrinsic(_spread)
 """``spread(target, value)``: ``target[:8] = value``, in float32."""
 
-weigh_columns: Any = intrinsic(_weigh_columns)
-"""``weigh_columns(columns, first, weights, tap, count, sums, to)``: a weighted sum of columns of eight, in float32.
+weigh_eight: Any = intrinsic(_weigh(_LANES))
+"""``weigh_eight(source, start, stride, weights, tap, count, sums, to)``: a weighted sum of vectors of eight float32.
 
-``sums[to:to+8]`` becomes the sum over k < ``count`` of ``weights[tap + k] * columns[8 * (first + k):][:8]``.
+``sums[to:to+8]`` becomes the sum over k < ``count`` of ``weights[tap + k] * source[start + k * stride:][:8]``.
+"""
+
+weigh_pixels: Any = intrinsic(_weigh(PIXELS))
+"""The same for vectors of ``PIXELS``."""
+
+convert: Any = intrinsic(_convert)
+"""``convert(sums, pixels, to)``: vectors of Y, Cb - 128 and Cr - 128 behind each other become RGB (ITU-T T.871).
+
+``pixels[to:]`` is filled with three bytes for each of ``PIXELS`` pixels, rounded.
 """
 
 transpose: Any = intrinsic(_transpose)

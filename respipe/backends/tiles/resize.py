@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.resample import filter_taps, max_taps
-from respipe.backends.tiles.machine import transpose, weigh_columns
+from respipe.backends.tiles.machine import PIXELS, convert, transpose, weigh_eight, weigh_pixels
 
 
 class Taps(NamedTuple):
@@ -108,7 +108,7 @@ def resize_rows(
         horizontal: filter on the columns.
         flip: mirror left to right.
         scratch: (8 width + 64,) float32 or more.
-        rows: (8 x bands, S rounded up to a multiple of 8) float32, filled where needed.
+        rows: (8 x bands, S rounded up to a multiple of PIXELS) float32, filled where needed.
     """
     size, num_taps = horizontal.weights.shape
     stride = rows.shape[1]
@@ -124,57 +124,53 @@ def resize_rows(
                 place = min(block + j, size - 1)
                 x = size - 1 - place if flip else place
                 first, length = horizontal.first[x] - left, horizontal.length[x]
-                weigh_columns(columns, first, weights, x * num_taps, length, scratch, 8 * j)
+                weigh_eight(columns, 8 * first, 8, weights, x * num_taps, length, scratch, 8 * j)
             transpose(scratch, out, 8 * band * stride + block, stride)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def weigh_rows(rows: NDArray[np.float32], top: int, taps: Taps, y: int, out: NDArray[np.float32]) -> None:
-    """One row of the output: the weighted sum of rows of which the first is row ``top`` of the image."""
-    out[:] = np.float32(0.0)
-    for k in range(taps.length[y]):
-        row = rows[taps.first[y] + k - top]
-        weight = taps.weights[y, k]
-        for x in range(len(out)):
-            out[x] += weight * row[x]
+class Plane(NamedTuple):
+    """A plane resized along its rows, and the filter along its columns.
+
+    Args:
+        rows: (n, S rounded up to a multiple of PIXELS) float32.
+        top: the row of the image that is the first.
+        taps: the filter.
+    """
+
+    rows: NDArray[np.float32]
+    top: int
+    taps: Taps
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def convert_gray(luma: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
-    """Round a row (S or more,) of luma to three equal channels, one behind the other: (3 S,) uint8."""
-    size = len(line) // 3
-    red = line[:size]
-    for x in range(size):
-        red[x] = _byte(luma[x])
-    line[size : 2 * size] = red
-    line[2 * size :] = red
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def resize_columns(luma: Plane, blueness: Plane, redness: Plane, is_gray: bool, out: NDArray[np.uint8]) -> None:
+    """Resize planes vertically and convert them to colour, a vector of pixels at a time.
 
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def convert_colour(
-    luma: NDArray[np.float32], blueness: NDArray[np.float32], redness: NDArray[np.float32], line: NDArray[np.uint8]
-) -> None:
-    """Convert a row (S or more,) of Y, Cb - 128, Cr - 128 to RGB (ITU-T T.871), one channel behind the other."""
-    size = len(line) // 3
-    red, green, blue = line[:size], line[size : 2 * size], line[2 * size :]
-    for x in range(size):
-        red[x] = _byte(luma[x] + np.float32(1.402) * redness[x])
-    for x in range(size):
-        green[x] = _byte(luma[x] - np.float32(0.344136) * blueness[x] - np.float32(0.714136) * redness[x])
-    for x in range(size):
-        blue[x] = _byte(luma[x] + np.float32(1.772) * blueness[x])
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def interleave(line: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Put three channels one behind the other into the order of pixels. Alone in its loop it becomes a few shuffles."""
-    size = len(line) // 3
-    for x in range(size):
-        out[3 * x] = line[x]
-        out[3 * x + 1] = line[size + x]
-        out[3 * x + 2] = line[2 * size + x]
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _byte(value: np.float32) -> np.uint8:
-    return np.uint8(np.int32(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0))))
+    Args:
+        luma, blueness, redness: Y, Cb - 128, Cr - 128; the latter two of the same size.
+        is_gray: whether there is luma alone; the others are ignored.
+        out: (S, S, 3) uint8, filled.
+    """
+    size, stride = len(out), luma.rows.shape[1]
+    pixels = out.reshape(-1)
+    rows, weights, reach = luma.rows.reshape(-1), luma.taps.weights.reshape(-1), luma.taps.weights.shape[1]
+    blue, red = blueness.rows.reshape(-1), redness.rows.reshape(-1)
+    chroma_weights, chroma_reach = blueness.taps.weights.reshape(-1), blueness.taps.weights.shape[1]
+    sums = np.zeros(3 * PIXELS, np.float32)
+    rest = np.empty(3 * PIXELS, np.uint8)
+    for y in range(size):
+        start, count = stride * (luma.taps.first[y] - luma.top), luma.taps.length[y]
+        chroma_start, chroma_count = stride * (blueness.taps.first[y] - blueness.top), blueness.taps.length[y]
+        for x in range(0, size, PIXELS):
+            weigh_pixels(rows, start + x, stride, weights, y * reach, count, sums, 0)
+            if not is_gray:
+                at, tap = chroma_start + x, y * chroma_reach
+                weigh_pixels(blue, at, stride, chroma_weights, tap, chroma_count, sums, PIXELS)
+                weigh_pixels(red, at, stride, chroma_weights, tap, chroma_count, sums, 2 * PIXELS)
+            to = 3 * (size * y + x)
+            if x + PIXELS <= size:
+                convert(sums, pixels, to)
+            else:
+                convert(sums, rest, 0)
+                for i in range(3 * (size - x)):
+                    pixels[to + i] = rest[i]

@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.resize import (
-    Taps,
-    chroma_taps,
-    convert_colour,
-    convert_gray,
-    interleave,
-    luma_taps,
-    resize_rows,
-    weigh_rows,
-)
+from respipe.backends.tiles.machine import PIXELS
+from respipe.backends.tiles.resize import Plane, Taps, chroma_taps, luma_taps, resize_columns, resize_rows
 from tests.backends.tiles.jpegs import upsampling
 
 
@@ -47,36 +39,36 @@ def test_the_chroma_filter_is_upsampling_followed_by_the_luma_filter(
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("size", [1, 7, 8, 13, 24])
+@pytest.mark.parametrize("size", [1, 7, 8, 13, 16, 24, 40])
 def test_rows_and_columns_are_weighed_as_the_filters_say(size: int, flip: bool) -> None:
     top, left, bands, width = 16, 8, 5, 48
     image = np.random.default_rng(size).integers(0, 256, (top + 8 * bands, left + width)).astype(np.float64)
-    plane = image[top:, left:].astype(np.uint8).reshape(bands, 8, width).transpose(0, 2, 1).ravel()
+    samples = image[top:, left:].astype(np.uint8).reshape(bands, 8, width).transpose(0, 2, 1).ravel()
     vertical = luma_taps(19.5, 30.25, 19, 50, len(image), size)
     horizontal = luma_taps(9.25, 40.5, 9, 50, image.shape[1], size)
-    stride = -(-size // 8) * 8
-    rows = np.zeros((8 * bands, stride), np.float32)
+    rows = np.zeros((8 * bands, -(-size // PIXELS) * PIXELS), np.float32)
     scratch = np.zeros(8 * width + 64, np.float32)
-    resize_rows(plane.copy(), 100.0, width, top, left, vertical, horizontal, flip, scratch, rows)
-    out = np.zeros((size, stride), np.float32)
-    for y in range(size):
-        weigh_rows(rows, top, vertical, y, out[y])
-    expected = matrix(vertical, len(image)) @ (image - 100) @ matrix(horizontal, image.shape[1]).T
-    np.testing.assert_allclose(out[:, :size], expected[:, ::-1] if flip else expected, atol=1e-3)
+    resize_rows(samples.copy(), 100.0, width, top, left, vertical, horizontal, flip, scratch, rows)
+    rows += 100  # the weights of a crop inside the image sum to one
+    luma = Plane(rows, top, vertical)
+    out = np.zeros((size, size, 3), np.uint8)
+    resize_columns(luma, luma, luma, True, out)
+    expected = matrix(vertical, len(image)) @ image @ matrix(horizontal, image.shape[1]).T
+    for channel in range(3):
+        found = out[..., ::-1, channel] if flip else out[..., channel]
+        np.testing.assert_allclose(found, expected, atol=0.501)
 
 
-def test_colours_are_converted_and_rounded() -> None:
-    luma, blueness, redness = (
-        np.array(values, np.float32) for values in ([0, 100, 255, 76.245], [0, 50, 0, -43.03], [0, -30, 0, 127.5])
-    )
-    line, out = np.zeros(12, np.uint8), np.zeros(12, np.uint8)
-    convert_colour(luma, blueness, redness, line)
-    interleave(line, out)
-    np.testing.assert_array_equal(out.reshape(4, 3), [[0, 0, 0], [58, 104, 189], [255, 255, 255], [255, 0, 0]])
-
-
-def test_gray_has_three_equal_channels() -> None:
-    line, out = np.zeros(9, np.uint8), np.zeros(9, np.uint8)
-    convert_gray(np.array([-3.0, 99.5, 300.0, 1.0], np.float32), line)
-    interleave(line, out)
-    np.testing.assert_array_equal(out.reshape(3, 3), [[0] * 3, [100] * 3, [255] * 3])
+@pytest.mark.parametrize("size", [4, 16, 20])
+def test_colours_are_converted_and_rounded(size: int) -> None:
+    colours = [(0, 0, 0), (100, 50, -30), (255, 0, 0), (76.245, -43.03, 127.5), (-9, 0, 0), (300, 0, 0)]
+    values = np.resize(np.array(colours, np.float32), (size, 3))
+    identity = Taps(np.arange(size), np.ones(size, np.int64), np.ones((size, 1), np.float32))
+    stride = -(-size // PIXELS) * PIXELS
+    planes = [Plane(np.zeros((size, stride), np.float32), 0, identity) for _ in range(3)]
+    for plane, value in zip(planes, values.T, strict=True):
+        plane.rows[:, :size] = value
+    out = np.zeros((size, size, 3), np.uint8)
+    resize_columns(*planes, False, out)
+    expected = [(0, 0, 0), (58, 104, 189), (255, 255, 255), (255, 0, 0), (0, 0, 0), (255, 255, 255)]
+    np.testing.assert_array_equal(out, np.broadcast_to(np.resize(expected, (size, 3)), out.shape))
