@@ -26,7 +26,14 @@ def convert(
     levels: Annotated[
         Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Longest side of each stored size in pixels.")
     ] = "512,256,128",
-    quality: Annotated[int, typer.Option(help="Of re-encoded JPEGs, 1 to 100.")] = 90,
+    quality: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_integers,
+            metavar="Q,Q,...",
+            help="Of re-encoded JPEGs by level, the last for the rest.",
+        ),
+    ] = "85,90",
     subsampling: Annotated[str, typer.Option(help="Of colour in re-encoded JPEGs: 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
     restart_interval: Annotated[
         int, typer.Option(help="MCUs between restart markers, at most; 0 for none, and slower loading.")

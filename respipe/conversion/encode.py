@@ -19,7 +19,7 @@ def encode(image: Image.Image, settings: ConversionSettings) -> tuple[bytes, boo
         the JPEG, and whether it is tiled: it has restart markers, the index of them
         (:mod:`respipe.storage.intervals`), and the standard Huffman tables.
     """
-    options = {"quality": settings.quality, "subsampling": settings.subsampling}
+    options = {"quality": settings.quality_of(max(image.size)), "subsampling": settings.subsampling}
     if settings.restart_interval:
         columns = -(-image.width // _MCU_WIDTHS[settings.subsampling])
         options["restart_marker_blocks"] = fitting_interval(columns, settings.restart_interval)

@@ -20,7 +20,9 @@ class ConversionSettings:
 
     Args:
         levels: longest side in pixels of each stored resolution, largest first.
-        quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it.
+        quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it; or one for each level, of which the last holds for
+            all levels beyond, and which an image has that fits the level. The largest level needs less than the others,
+            since large crops of it are reduced.
         subsampling: of the colour in re-encoded JPEGs.
         restart_interval: MCUs per restart interval in re-encoded JPEGs, at most; 0 for JPEGs without restart markers,
             whose crops cannot be cut out of the compressed bytes.
@@ -32,7 +34,7 @@ class ConversionSettings:
     """
 
     levels: tuple[int, ...] = (512, 256, 128)
-    quality: int = 90
+    quality: int | tuple[int, ...] = (85, 90)
     subsampling: Subsampling = "4:2:0"
     restart_interval: int = 2
     keep: Keep = "nothing"
@@ -45,8 +47,12 @@ class ConversionSettings:
             )
         if self.page_size > MAX_PAGE_SIZE:
             raise ValueError(f"`levels` must fit into a page of {MAX_PAGE_SIZE} bytes; got {self.levels}. Use smaller.")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"`quality` must be in 1..100; got {self.quality}. 90 is a good start.")
+        qualities = (self.quality,) if isinstance(self.quality, int) else tuple(int(each) for each in self.quality)
+        object.__setattr__(self, "quality", self.quality if isinstance(self.quality, int) else qualities)
+        if not qualities or not all(1 <= each <= 100 for each in qualities):
+            raise ValueError(
+                f"`quality` must be in 1..100, for all or for each level; got {self.quality}. 90 is a good start."
+            )
         if self.subsampling not in get_args(Subsampling):
             raise ValueError(f"`subsampling` must be one of {get_args(Subsampling)}; got {self.subsampling!r}.")
         if self.restart_interval < 0:
@@ -71,6 +77,14 @@ class ConversionSettings:
         most = 2 * sum(_CHANNELS * level * level for level in self.levels)  # JPEG stays below twice the raw size
         return max(PAGE_SIZE, 1 << (most - 1).bit_length())
 
+    def quality_of(self, longest_side: int) -> int:
+        """Quality of an image so large, in pixels: that of the smallest level which it fits."""
+        if isinstance(self.quality, int):
+            return self.quality
+        fitting = sum(longest_side <= level for level in self.levels)
+        return self.quality[min(max(fitting, 1), len(self.quality)) - 1]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "levels": list(self.levels)}
+        quality = self.quality if isinstance(self.quality, int) else list(self.quality)
+        return {**asdict(self), "levels": list(self.levels), "quality": quality}

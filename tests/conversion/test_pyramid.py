@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.storage.intervals import num_intervals, read_index
@@ -89,6 +90,25 @@ def test_reencoded_levels_follow_the_settings(subsampling: str, factors: tuple[i
         with Image.open(io.BytesIO(image.data)) as opened:
             table = Image.open(io.BytesIO(jpeg_bytes(smooth_image(8, 8, seed=0), quality=80))).quantization
             assert opened.quantization == table
+
+
+@pytest.mark.parametrize(
+    ("quality", "expected"), [(70, [70, 70, 70]), ((60, 80), [60, 80, 80]), ((60, 70, 80), [60, 70, 80])]
+)
+def test_each_level_has_its_quality(quality: int | tuple[int, ...], expected: list[int]) -> None:
+    images = build_pyramid(source(200, 140), ConversionSettings(levels=(128, 64, 32), quality=quality)).images
+    for image, wanted in zip(images, expected, strict=True):
+        reference = jpeg_bytes(smooth_image(8, 8, seed=0), quality=wanted)
+        with Image.open(io.BytesIO(image.data)) as opened, Image.open(io.BytesIO(reference)) as plain:
+            assert opened.quantization == plain.quantization
+
+
+def test_small_images_have_the_quality_of_small_levels() -> None:
+    settings = ConversionSettings(levels=(128, 64, 32), quality=(60, 70, 80))
+    assert [settings.quality_of(side) for side in (128, 65, 64, 33, 32, 7)] == [60, 60, 70, 70, 80, 80]
+    (first, *others) = build_pyramid(source(20, 30), settings).images
+    assert others == [first, first]
+    assert first.data == encode(Image.open(io.BytesIO(source(20, 30))), ConversionSettings(quality=80))[0]
 
 
 def test_smaller_levels_are_as_sharp_as_lanczos_of_the_original() -> None:

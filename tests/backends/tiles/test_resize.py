@@ -65,10 +65,10 @@ def test_colours_are_converted_and_rounded(size: int) -> None:
     values = np.resize(np.array(colours, np.float32), (size, 3))
     identity = Taps(np.arange(size), np.ones(size, np.int64), np.ones((size, 1), np.float32))
     stride = -(-size // PIXELS) * PIXELS
-    planes = [Plane(np.zeros((size, stride), np.float32), 0, identity) for _ in range(3)]
-    for plane, value in zip(planes, values.T, strict=True):
-        plane.rows[:, :size] = value
+    rows = np.zeros((3, size, stride), np.float32)
+    rows[:, :, :size] = values.T[:, None]
+    luma, blueness, redness = (Plane(plane, 0, identity) for plane in rows)
     out = np.zeros((size, size, 3), np.uint8)
-    resize_columns(*planes, False, out)
+    resize_columns(luma, blueness, redness, False, out)
     expected = [(0, 0, 0), (58, 104, 189), (255, 255, 255), (255, 0, 0), (0, 0, 0), (255, 255, 255)]
     np.testing.assert_array_equal(out, np.broadcast_to(np.resize(expected, (size, 3)), out.shape))
