@@ -23,13 +23,14 @@ KINDS = {"images": "tools.faults.images:ImageCases", "betons": "tools.faults.bet
 
 ROOT = Path(__file__).parents[2]
 
-# A case takes milliseconds; the first of a process also waits for the compiler.
+# A case takes milliseconds; before its first one a process also waits for the compiler.
 _CASE_SECONDS, _START_SECONDS = 60.0, 300.0
 # How much a process may grow while it runs its cases: none has images beyond some kilobytes.
 _GROWTH = 2 << 30
 _CASES_PER_PROCESS = 1000
 WARMUP = 10
 """Cases that every process runs once before it counts any."""
+_READY = b"ready"
 
 
 @dataclass
@@ -96,9 +97,10 @@ def _run_some(kind: str, target: str, seed: int, start: int, stop: int) -> Itera
                     return
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
-                    number, outcome = json.loads(line)
-                    yield number, outcome
-                    expected = number + 1
+                    if line != _READY:
+                        number, outcome = json.loads(line)
+                        yield number, outcome
+                        expected = number + 1
                     deadline = time.monotonic() + _CASE_SECONDS
             if not ready:
                 process.kill()
@@ -118,6 +120,8 @@ def main() -> None:
             cases.run(number)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + _GROWTH, size + _GROWTH))
+    sys.stdout.write(f"{_READY.decode()}\n")
+    sys.stdout.flush()
     for number in range(start, stop):
         try:
             outcome = cases.run(number)
