@@ -75,9 +75,11 @@ def _run_some(kind: str, target: str, seed: int, start: int, stop: int) -> Itera
     command = [sys.executable, "-m", "tools.faults.processes", kind, target, *map(str, (seed, start, stop))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     expected = start
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)  # whoever stops asking must not wait for a case that hangs
         assert process.stdout is not None
         assert process.stderr is not None
         os.set_blocking(process.stderr.fileno(), False)
@@ -103,7 +105,6 @@ def _run_some(kind: str, target: str, seed: int, start: int, stop: int) -> Itera
                         expected = number + 1
                     deadline = time.monotonic() + _CASE_SECONDS
             if not ready:
-                process.kill()
                 yield expected, "BAD: it hangs"
                 return
 
