@@ -48,7 +48,7 @@ class ConversionSettings:
         if self.page_size > MAX_PAGE_SIZE:
             raise ValueError(f"`levels` must fit into a page of {MAX_PAGE_SIZE} bytes; got {self.levels}. Use smaller.")
         qualities = (self.quality,) if isinstance(self.quality, int) else tuple(int(each) for each in self.quality)
-        object.__setattr__(self, "quality", self.quality if isinstance(self.quality, int) else qualities)
+        object.__setattr__(self, "quality", qualities if len(qualities) != 1 else qualities[0])
         if not qualities or not all(1 <= each <= 100 for each in qualities):
             raise ValueError(
                 f"`quality` must be in 1..100, for all or for each level; got {self.quality}. 90 is a good start."
