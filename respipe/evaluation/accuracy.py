@@ -13,9 +13,9 @@ import torch
 import torch.distributed
 from torch import nn
 
-from respipe.evaluation.modes import device_of, evaluation_mode
 from respipe.evaluation.passes import Pass, plan_passes
 from respipe.loader import Loader
+from respipe.model.modes import device_of, evaluation_mode
 from respipe.model.wrappers import unwrapped
 from respipe.placement import Normalize
 from respipe.sampling.crops import CenterCrop, Crop

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from respipe.evaluation.modes import device_of, evaluation_mode
 from respipe.loader import Loader
 from respipe.model.finetune import classifier_layers
+from respipe.model.modes import device_of, evaluation_mode
 from respipe.model.wrappers import unwrapped
 from respipe.placement import Normalize
 from respipe.sampling.crops import CenterCrop, Crop

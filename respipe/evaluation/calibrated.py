@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from respipe.evaluation.accuracy import Evaluation, evaluate
-from respipe.evaluation.modes import device_of
 from respipe.loader import Loader
 from respipe.model.calibration import calibrate_batchnorm
 from respipe.model.extraction import extract
+from respipe.model.modes import device_of
 from respipe.model.wrappers import unwrapped
 
 

@@ -11,9 +11,9 @@ instead of 78.4 % at 288 px, 76.8 instead of 77.7 % at 384 px), where tuning the
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from respipe.model import trace
 from respipe.model.calibration import images_for
 from respipe.model.finetune import default_layers
 from respipe.model.frechet import Frechet, fit_frechet
+from respipe.model.modes import evaluation_mode
 
 Action = Callable[[torch.Tensor], torch.Tensor | None]
 """What is done to a layer's input: given it, returns what the layer is to get instead, or None to leave it."""
@@ -176,17 +177,6 @@ def _inputs(model: nn.Module, layer: nn.Module, calls: int, batches: Iterable[An
         captured.append(x.detach().clone())  # the layer may work in place
 
     for batch in batches:
-        with _evaluation_mode(model), torch.no_grad(), _install(model, layer, calls, keep):
+        with evaluation_mode(model), torch.no_grad(), _install(model, layer, calls, keep):
             model(images_for(model, batch))
         yield captured.pop()
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Generator[None]:
-    modes = {module: module.training for module in cast(Iterable[nn.Module], model.modules())}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
