@@ -1,12 +1,13 @@
-"""Runs of one network side by side: what ``pipelines.mixsize``, ``pipelines.rsnet`` and ``pipelines.lowmode`` share."""
+"""Runs of one network side by side: what ``pipelines.mixsize``, ``rsnet``, ``lowmode`` and ``trd`` share."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Comparison:
         runs: by folder: title, recipe and what is changed in it. The first is what the others are compared with.
         small: what makes the papers' recipes small enough for two CPU cores.
         always: what is changed in every recipe, small or not.
+        paper: top-1 in 0..1 at the base size that the paper reports, by folder.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Comparison:
     runs: Mapping[str, tuple[str, str, Sequence[str]]]
     small: Sequence[str]
     always: Sequence[str]
+    paper: Mapping[str, float] = field(default_factory=dict)
 
 
 def compare(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
@@ -45,17 +48,25 @@ def compare(comparison: Comparison, options: argparse.Namespace) -> dict[str, An
         options: of :func:`argument_parser`.
 
     Returns:
-        what was written: the ``machine``, the ``changes`` in every recipe, and a :func:`summary` of each of ``runs``.
+        what was written: the ``machine``, the ``changes`` in every recipe, the ``length`` of the runs as a share of the
+        recipes', and a :func:`summary` of each of ``runs`` with what the ``paper`` reports.
     """
-    changes = [*(() if options.full else comparison.small), *comparison.always, *options.set]
+    changes = [*(() if options.full else comparison.small), *comparison.always]
     for folder, (_, recipe, own_changes) in comparison.runs.items():
-        flags = [flag for change in (*changes, *own_changes) for flag in ("--set", change)]
+        own = [*changes, *own_changes]
+        if options.length != 1:
+            own += shortened(load_recipe(recipe, own), options.length)
+        flags = [flag for change in (*own, *options.set) for flag in ("--set", change)]
         paths = ["--data", options.data, "--val", options.val, "--output", str(options.output / folder)]
         train.main([recipe, *paths, "--resume", *flags])
     results = {
         "machine": machine(),
-        "changes": changes,
-        "runs": [summary(title, options.output / folder) for folder, (title, _, _) in comparison.runs.items()],
+        "changes": [*changes, *options.set],
+        "length": options.length,
+        "runs": [
+            {**summary(title, options.output / folder), "paper": comparison.paper.get(folder) if options.full else None}
+            for folder, (title, _, _) in comparison.runs.items()
+        ],
     }
     file = options.json or options.output / "results.json"
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -70,11 +81,32 @@ def argument_parser(comparison: Comparison) -> argparse.ArgumentParser:
     parser.add_argument("--val", required=True, help="validation data: .beton file or class folder")
     parser.add_argument("--output", required=True, type=Path, help="folder for runs, results and picture")
     parser.add_argument("--full", action="store_true", help="train the networks of the recipes as long as these say")
+    parser.add_argument("--length", type=_positive, default=1.0, metavar="SHARE",
+                        help="train for this share of the epochs; milestones move with the end")  # fmt: skip
     parser.add_argument("--json", type=Path, help="file for the results, instead of results.json in --output")
     parser.add_argument("--picture", type=Path, help="file for the picture, instead of one in --output")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a field of every recipe")  # fmt: skip
     return parser
+
+
+def shortened(recipe: Recipe, length: float) -> list[str]:
+    """What to change in a recipe for a run of so many times its length: all that is a number of epochs."""
+
+    def scaled(epochs: Sequence[int]) -> list[int]:
+        return [round(one * length) for one in epochs]
+
+    rate = recipe.learning_rate
+    changes: dict[str, Any] = {
+        "epochs": max(1, round(recipe.epochs * length)),
+        "learning_rate.milestones": scaled(rate.milestones),
+        "learning_rate.warmup_epochs": rate.warmup_epochs * length,
+        "evaluation.every": max(1, round(recipe.evaluation.every * length)),
+    }
+    for name in ("milestones", "guard"):
+        if name in recipe.schedule:
+            changes[f"schedule.{name}"] = scaled(recipe.schedule[name])
+    return [f"{key}={value}" for key, value in changes.items()]
 
 
 def machine() -> dict[str, Any]:
@@ -141,6 +173,8 @@ def markdown(runs: Sequence[dict[str, Any]]) -> str:
         ["training time", *(f"{run['seconds']:.0f} s" for run in runs)],
         ["time of a step", *(_step_times(run["step_seconds"]) for run in runs)],
     ]
+    if any(run["paper"] is not None for run in runs):
+        rows.append(["top-1 in the paper", *("" if run["paper"] is None else f"{run['paper']:.2%}" for run in runs)])
     for place, row in enumerate(first["accuracy"]):
         cells = [run["accuracy"][place] for run in runs]
         rows.append(
@@ -151,3 +185,10 @@ def markdown(runs: Sequence[dict[str, Any]]) -> str:
 
 def _step_times(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{1000 * time:.1f} ms at {label} px" for label, time in seconds.items())
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number; got {text}")
+    return value

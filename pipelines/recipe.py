@@ -240,6 +240,8 @@ class Runtime(Section):
         backend: of the loader.
         num_threads: decoding threads per process; default: the cores it may use.
         num_prefetch: batches of the largest size decoded ahead, or as many smaller ones as take the same memory.
+        cuda_graphs: launch the passes of a step as a whole, which small networks need on one GPU; see
+            :class:`pipelines.passes.GraphedPasses`. Not with ``recompute``.
         recompute: where a step shows several sizes, hold the activations of one at a time, for a second forward pass.
         checkpoint_steps: also save every so many steps within an epoch; null saves after each epoch only.
         tensorboard: write TensorBoard logs too.
@@ -249,9 +251,16 @@ class Runtime(Section):
     backend: Literal["auto", "dali", "ffcv", "reference", "tiles"] = "auto"
     num_threads: Count | None = None
     num_prefetch: Count = 3
+    cuda_graphs: bool = False
     recompute: bool = False
     checkpoint_steps: Count | None = None
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Runtime:
+        if self.cuda_graphs and self.recompute:
+            raise ValueError("`cuda_graphs` must be false beside `recompute`, whose second pass a graph cannot record.")
+        return self
 
 
 class Recipe(Section):

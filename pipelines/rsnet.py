@@ -1,15 +1,16 @@
-"""An RS-Net beside a network of one size: ``python -m pipelines.rsnet --data TRAIN --val VAL --output DIR``.
+"""An RS-Net beside networks of one size: ``python -m pipelines.rsnet --data TRAIN --val VAL --output DIR``.
 
-Trains one network twice on CIFAR-10, for as many epochs and thus as many images: at 32 px alone, and at 32, 24 and 16
-px at once, with BatchNorm private to each. Then compares accuracy at these sizes, between them, where the RS-Net's
-BatchNorms are interpolated, and beyond; with BatchNorm as training left it and with statistics that were calibrated at
-each size.
+Trains one network four times on CIFAR-10, for as many epochs and thus as many images: at 32, at 24 and at 16 px alone,
+and at all of them at once, with BatchNorm private to each. Then compares accuracy at these sizes, between them, where
+the RS-Net's BatchNorms are interpolated, and beyond; with BatchNorm as training left it and with statistics that were
+calibrated at each size.
 
-By default a small network and few epochs, about five minutes on two idle CPU cores with ``.beton`` files, which
+By default a small network and few epochs, about seven minutes on two idle CPU cores with ``.beton`` files, which
 ``respipe convert`` makes. With ``--full`` the network, sizes and epochs of ``recipes/rsnet_cifar10.yaml``. The same
 command again goes on where it was stopped. What it leaves in ``--output``:
 
-    fixed/  rsnet/                the runs: log.jsonl, checkpoint.pt, TensorBoard's files
+    fixed/  fixed24/  fixed16/  rsnet/
+                                  the runs: log.jsonl, checkpoint.pt, TensorBoard's files
     results.json  accuracy.png    the comparison as data, and its picture where matplotlib is installed
 """
 
@@ -26,9 +27,11 @@ logger = logging.getLogger(__name__)
 
 COMPARISON = Comparison(
     name="rsnet",
-    description="Compare an RS-Net with a network of one size on CIFAR-10.",
+    description="Compare an RS-Net with networks of one size on CIFAR-10.",
     runs={
         "fixed": ("fixed 32 px", "rsnet_cifar10", ("schedule={name: Constant, size: 32}",)),
+        "fixed24": ("fixed 24 px", "rsnet_cifar10", ("schedule={name: Constant, size: 24}",)),
+        "fixed16": ("fixed 16 px", "rsnet_cifar10", ("schedule={name: Constant, size: 16}",)),
         "rsnet": ("RS-Net", "rsnet_cifar10", ()),
     },
     small=(

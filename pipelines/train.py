@@ -58,9 +58,8 @@ from pipelines.finetune import start_from
 from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.objective import build_objective, leaves_parameters_unused
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
-from pipelines.precision import autocast
-from pipelines.recipe import Recipe, load_recipe
-from pipelines.warmup import warm_up
+from pipelines.passes import GraphedPasses, Passes
+from pipelines.recipe import Mixing, Recipe, load_recipe
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.loader import Images
 from respipe.model.building import build_model
@@ -79,9 +78,11 @@ class Run:
         data: training data.
         val: validation data, or None.
         loader: of the training data.
+        num_classes: length of the model's output.
         model: the network itself.
         objective: the network with its loss: images and labels to mean loss.
         parallel: the objective as it is trained, with gradients averaged over processes.
+        passes: compute its gradients.
         optimizer: its learning rate is set before each step.
         lr_scale: what the recipe's learning rates are multiplied by.
         scaler: of the loss, for float16 only.
@@ -96,9 +97,11 @@ class Run:
     data: str
     val: str | None
     loader: respipe.Loader
+    num_classes: int
     model: nn.Module
     objective: respipe.AllSizes
     parallel: nn.Module
+    passes: Passes
     optimizer: torch.optim.Optimizer
     lr_scale: float
     scaler: torch.amp.GradScaler
@@ -158,6 +161,11 @@ def prepare(
     recipe: Recipe, process: Process, *, data: str, val: str | None, output: Path, init: Path | None = None
 ) -> Run:
     """Build data, model and optimizer; the same on every process."""
+    if recipe.runtime.cuda_graphs and (process.device.type != "cuda" or process.world_size > 1):
+        raise ValueError(
+            "`runtime.cuda_graphs` must be false but for a single process on a GPU; got true for "
+            f"{process.world_size} on {process.device}. Pass --set runtime.cuda_graphs=false."
+        )
     torch.manual_seed(recipe.seed)
     schedule = recipe.build_schedule()
     with closing(respipe.open_dataset(data)) as dataset:
@@ -174,6 +182,9 @@ def prepare(
     objective = build_objective(model, recipe).to(process.device)
     criterion = objective.criterion
     alpha = [criterion.parameter_group(recipe.distillation.weight_decay)] if isinstance(criterion, respipe.MRED) else []
+    parallel = wrap(objective, process, find_unused_parameters=leaves_parameters_unused(model, schedule))
+    scaler = torch.amp.GradScaler(process.device.type, enabled=recipe.precision == "float16")
+    kind = GraphedPasses if recipe.runtime.cuda_graphs else Passes
     return Run(
         recipe=recipe,
         process=process,
@@ -181,12 +192,14 @@ def prepare(
         data=data,
         val=val,
         loader=loader,
+        num_classes=num_classes,
         model=model,
         objective=objective,
-        parallel=wrap(objective, process, find_unused_parameters=leaves_parameters_unused(model, schedule)),
+        parallel=parallel,
+        passes=kind(parallel, recipe.precision, scaler),
         optimizer=build_optimizer(model, recipe.optimizer, alpha),
         lr_scale=batch_scale(recipe, num_samples=len(loader.dataset)),
-        scaler=torch.amp.GradScaler(process.device.type, enabled=recipe.precision == "float16"),
+        scaler=scaler,
     )
 
 
@@ -237,7 +250,7 @@ def train(run: Run, console: Console, meter: EpochMeter | None) -> None:
     """Train all epochs that are left."""
     run.output.mkdir(parents=True, exist_ok=True)
     if run.process.device.type == "cuda" and run.loader.epoch < run.recipe.epochs:
-        warm_up(run.parallel, run.loader.warmup_shapes(), run.recipe.precision)
+        warm_up(run)
     log = open_log(run)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -261,6 +274,17 @@ def train(run: Run, console: Console, meter: EpochMeter | None) -> None:
     finally:
         if log is not None:
             log.close()
+
+
+def warm_up(run: Run) -> None:
+    """Prepare for every shape of batch, the largest first."""
+    run.parallel.train()
+    for images in run.loader.warmup_shapes():
+        first = images if isinstance(images, torch.Tensor) else images[0]
+        labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+        if isinstance(run.recipe.data.batch_transform, Mixing):
+            labels = nn.functional.one_hot(labels, run.num_classes).float()
+        run.passes.prepare(images, labels)
 
 
 def open_log(run: Run) -> RunLog | None:
@@ -334,10 +358,7 @@ def train_step(run: Run, images: Images, labels: torch.Tensor, rate: float) -> t
     """One step of the optimizer on images of one size, or of several; returns the mean loss."""
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    with autocast(run.recipe.precision, run.process.device):
-        loss = run.parallel(images, labels)
-    run.optimizer.zero_grad()
-    run.scaler.scale(loss).backward()
+    loss = run.passes(images, labels)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     return loss

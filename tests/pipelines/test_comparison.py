@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import comparison, lowmode, mixsize, rsnet, train
+from pipelines import comparison, lowmode, mixsize, rsnet, train, trd
 from pipelines.recipe import load_recipe
 from respipe.schedules import Constant, LowMode, RSNet
 
 FIXED = "schedule={name: Constant, size: 32}"
+CALIBRATED = "evaluation.calibration_batches=50"
 
 TINY = (
     "model={name: 'cifar:resnet8', options: {width: 4}}",
@@ -38,8 +39,9 @@ def results(made_by: ModuleType, output: Path, data: Path, capsys: pytest.Captur
     ("made_by", "expected"),
     [
         (mixsize, [["evaluation.sizes=[40, 32, 24, 16]", FIXED], *[["evaluation.sizes=[40, 32, 24, 16]"]] * 2]),
-        (rsnet, [["evaluation.calibration_batches=50", FIXED], ["evaluation.calibration_batches=50"]]),
-        (lowmode, [["evaluation.calibration_batches=50", FIXED], ["evaluation.calibration_batches=50"]]),
+        (rsnet, [*([CALIBRATED, f"schedule={{name: Constant, size: {side}}}"] for side in (32, 24, 16)), [CALIBRATED]]),
+        (trd, [[CALIBRATED, FIXED], *([CALIBRATED, f"schedule.participation={share}"] for share in (0.3, 0.5))]),
+        (lowmode, [[CALIBRATED, FIXED], [CALIBRATED]]),
     ],
 )
 def test_full_comparison_is_that_of_the_recipes(
@@ -47,7 +49,7 @@ def test_full_comparison_is_that_of_the_recipes(
 ) -> None:
     lines: list[list[str]] = []
     monkeypatch.setattr(train, "main", lines.append)
-    monkeypatch.setattr(comparison, "summary", lambda *_: {})
+    monkeypatch.setattr(comparison, "summary", lambda title, _: {"name": title})
     monkeypatch.setattr(comparison, "markdown", lambda _: "")
     for name in ("plot_accuracy", "plot_runs"):
         monkeypatch.setattr(made_by, name, lambda *_: None, raising=False)
@@ -56,7 +58,51 @@ def test_full_comparison_is_that_of_the_recipes(
     assert changes == expected
 
 
-@pytest.mark.parametrize("made_by", [mixsize, rsnet, lowmode])
+def test_shortened_runs_keep_their_shape() -> None:
+    for name, expected in [
+        ("trd_cifar10", {"epochs": 82, "rate": (40, 61), "schedule": [40, 61], "guard": [1, 1]}),
+        ("rsnet_cifar10", {"epochs": 82, "rate": (), "schedule": None, "guard": None}),
+    ]:
+        recipe = load_recipe(name)
+        short = load_recipe(name, comparison.shortened(recipe, 0.5))
+        assert (short.epochs, short.learning_rate.milestones) == (expected["epochs"], expected["rate"])
+        assert short.learning_rate.warmup_epochs == recipe.learning_rate.warmup_epochs / 2
+        assert (short.schedule.get("milestones"), short.schedule.get("guard")) == (
+            expected["schedule"],
+            expected["guard"],
+        )
+        unchanged = {"epochs", "learning_rate", "schedule", "evaluation"}
+        assert short.model_dump(exclude=unchanged) == recipe.model_dump(exclude=unchanged)
+
+
+def test_what_the_user_sets_comes_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines: list[list[str]] = []
+    monkeypatch.setattr(train, "main", lines.append)
+    monkeypatch.setattr(comparison, "summary", lambda title, _: {"name": title})
+    monkeypatch.setattr(comparison, "markdown", lambda _: "")
+    options = ["--full", "--length", "0.1", "--set", "epochs=7", "--output", str(tmp_path)]
+    comparison.compare(
+        mixsize.COMPARISON,
+        comparison.argument_parser(mixsize.COMPARISON).parse_args([*options, "--data", "a", "--val", "b"]),
+    )
+    for line in lines:
+        changes = [line[place + 1] for place, word in enumerate(line) if word == "--set"]
+        assert "epochs=20" in changes
+        assert changes[-1] == "epochs=7"
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["length"] == 0.1
+    assert [run["paper"] for run in written["runs"]] == [0.9284, 0.943, 0.9446]
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "nan", "inf"])
+def test_length_must_be_positive(length: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = comparison.argument_parser(trd.COMPARISON)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--data", "a", "--val", "b", "--output", "c", "--length", length])
+    assert "must be a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made_by", [mixsize, rsnet, lowmode, trd])
 def test_small_runs_are_valid_and_differ_from_each_other_where_they_are_to(made_by: ModuleType) -> None:
     compared = made_by.COMPARISON
     first, *others = (
@@ -82,7 +128,7 @@ def test_rsnet_is_compared_at_its_sizes_between_them_and_beyond(
     assert list(switchable["step_seconds"]) == ["32+24+16"]
     for run in (fixed, switchable):
         assert [row["size"] for row in run["accuracy"]] == [40, 36, 32, 28, 24, 20, 16, 12]
-    assert found["table"][0] == "|  | fixed 32 px | RS-Net |"
+    assert found["table"][0] == "|  | fixed 32 px | fixed 24 px | fixed 16 px | RS-Net |"
     assert (tmp_path / "accuracy.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
 
 

@@ -21,7 +21,7 @@ class Recorder(nn.Module):
         batches = (images,) if isinstance(images, torch.Tensor) else images
         self.shapes += [tuple(one.shape) for one in batches]
         assert self.training
-        assert torch.equal(labels, torch.zeros(len(batches[0]), dtype=torch.int64))
+        assert len(labels) == len(batches[0])
         return torch.stack([self.layers(one).sum() for one in batches]).sum()
 
     def _count(self, *_: object) -> None:
@@ -29,14 +29,21 @@ class Recorder(nn.Module):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_every_shape_is_run_and_nothing_is_left_of_it(training: bool) -> None:
+@pytest.mark.parametrize("has_gradients", [True, False])
+def test_every_size_is_run_and_nothing_is_left_of_it(training: bool, has_gradients: bool) -> None:
     model = Recorder().train(training)
     frozen = model.layers[1].eval()
+    if has_gradients:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    shapes = [(torch.zeros(4, 3, 16, 16), torch.zeros(4, 3, 12, 12)), torch.zeros(9, 3, 8, 8)]
-    warm_up(model, iter(shapes), "float32")
-    assert model.shapes == [(4, 3, 16, 16), (4, 3, 12, 12), (9, 3, 8, 8)]
-    assert model.backward_passes == 3
+    random_state = torch.get_rng_state()
+    warm_up(model, (torch.ones(4, 3, 16, 16), torch.ones(4, 3, 12, 12)), torch.zeros(4, dtype=torch.int64), "float32")
+    assert model.shapes == [(4, 3, 16, 16), (4, 3, 12, 12)]
+    assert model.backward_passes == 2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    for parameter in model.parameters():
+        assert (parameter.grad is not None) == has_gradients
+        assert parameter.grad is None or bool((parameter.grad == 1).all())
     assert all(module.training == (training and module is not frozen) for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)

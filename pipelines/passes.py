@@ -1,0 +1,117 @@
+"""The forward and backward pass of a training step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pipelines.precision import autocast
+from pipelines.recipe import Precision
+from pipelines.warmup import warm_up
+from respipe.loader import Images
+
+logger = logging.getLogger(__name__)
+
+
+class Passes:
+    """Compute the gradients of a step.
+
+    Args:
+        objective: model and loss in the form in which they are trained; called with images and labels.
+        precision: of the forward pass.
+        scaler: of the loss.
+    """
+
+    def __init__(self, objective: nn.Module, precision: Precision, scaler: torch.amp.GradScaler) -> None:
+        self._objective, self._precision, self._scaler = objective, precision, scaler
+
+    def __call__(self, images: Images, labels: torch.Tensor) -> torch.Tensor:
+        """Leave the gradients of a step in the parameters' ``grad``, scaled, in place of what was there.
+
+        Args:
+            images: of one size, or of several.
+            labels: as the objective takes them.
+
+        Returns:
+            () mean loss, until the next call.
+        """
+        for parameter in self._objective.parameters():
+            parameter.grad = None
+        with autocast(self._precision, labels.device):
+            loss = self._objective(images, labels)
+        self._scaler.scale(loss).backward()
+        return loss.detach()
+
+    def prepare(self, images: Images, labels: torch.Tensor) -> None:
+        """Get ready for batches of this shape; weights, gradients, buffers and random numbers stay as they are."""
+        warm_up(self._objective, images, labels, self._precision)
+
+
+class _Graph(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: Sequence[torch.Tensor]
+    loss: torch.Tensor
+    gradients: Sequence[torch.Tensor | None]
+
+
+class GraphedPasses(Passes):
+    """The same as one CUDA graph for each shape of batch, recorded when it first occurs and launched as a whole.
+
+    A step of a small network consists of hundreds of kernels that take microseconds each, less than Python takes to
+    launch one. Only for an objective that does the same to every batch of a shape, on one GPU: what its Python code
+    decides is recorded with it. Dropout and the like draw anew in each step, as seeded. Memory is shared by all graphs,
+    apart from gradients.
+    """
+
+    def __init__(self, objective: nn.Module, precision: Precision, scaler: torch.amp.GradScaler) -> None:
+        super().__init__(objective, precision, scaler)
+        self._graphs: dict[Any, _Graph] = {}
+        self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+
+    def __call__(self, images: Images, labels: torch.Tensor) -> torch.Tensor:
+        self.prepare(images, labels)
+        inputs = _tensors(images, labels)
+        recorded = self._graphs[_shape(inputs)]
+        for own, given in zip(recorded.inputs, inputs, strict=True):
+            own.copy_(given)
+        recorded.graph.replay()
+        for parameter, gradient in zip(self._objective.parameters(), recorded.gradients, strict=True):
+            parameter.grad = gradient
+        return recorded.loss
+
+    def prepare(self, images: Images, labels: torch.Tensor) -> None:
+        """Record the graph for batches of this shape, unless there is one."""
+        shape = _shape(_tensors(images, labels))
+        if shape not in self._graphs:
+            kept = [parameter.grad for parameter in self._objective.parameters()]
+            self._graphs[shape] = self._record(images, labels)
+            for parameter, gradient in zip(self._objective.parameters(), kept, strict=True):
+                parameter.grad = gradient
+
+    def _record(self, images: Images, labels: torch.Tensor) -> _Graph:
+        own_images = tuple(map(torch.clone, images)) if isinstance(images, tuple) else images.clone()
+        own_labels = labels.clone()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            # Libraries take what memory they need in their first call, which a graph must not record.
+            super().prepare(own_images, own_labels)
+        graph = torch.cuda.CUDAGraph()
+        # Meanwhile the loader's threads go on using the GPU.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            loss = super().__call__(own_images, own_labels)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        gradients = [parameter.grad for parameter in self._objective.parameters()]
+        logger.info("recorded a step of %s", " + ".join(str(tuple(one.shape)) for one in _tensors(images, labels)[:-1]))
+        return _Graph(graph, _tensors(own_images, own_labels), loss, gradients)
+
+
+def _tensors(images: Images, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (*(images if isinstance(images, tuple) else (images,)), labels)
+
+
+def _shape(inputs: Sequence[torch.Tensor]) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+    return tuple((one.shape, one.dtype) for one in inputs)
