@@ -26,7 +26,7 @@ def blur_and_decimate(images: torch.Tensor, ratio: int) -> torch.Tensor:
         "the ratio divides the sides"
     )
     channels = images.shape[1]
-    taps = torch.tensor(_BINOMIAL, dtype=images.dtype, device=images.device)
+    taps = torch.tensor(_BINOMIAL, dtype=images.dtype).to(images.device, non_blocking=True)
     kernel = torch.outer(taps, taps).expand(channels, 1, 5, 5)
     while ratio > 1:
         images = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=channels)

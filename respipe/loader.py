@@ -318,8 +318,7 @@ class Loader:
         self, used: BackendInUse, epoch: int, start: int
     ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
-        device = self._placement.device
-        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        stream = self._placement.stream
         with used.lock, torch.cuda.stream(stream):
             for plan, pixels in decode_in_order(used.backend, self._guard, self._plan.local_batches(epoch, start)):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)

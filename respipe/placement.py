@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -36,7 +37,9 @@ def mean_and_std(normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """A device of this machine.
+    """A device of this machine; a plain "cuda" is the current one of the thread that asks.
+
+    Other threads, such as the one that decodes, have a current device of their own, which begins as the first.
 
     Raises:
         ValueError: there is no such device, or none of that kind here.
@@ -53,7 +56,7 @@ def check_device(device: str | torch.device) -> torch.device:
             f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} CUDA devices. Pass 'cpu', "
             "or make the GPU visible."
         )
-    return found
+    return torch.device("cuda", torch.cuda.current_device()) if found == torch.device("cuda") else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,14 @@ class Placement:
         if self.dtype != torch.uint8 and not self.dtype.is_floating_point:
             raise TypeError(f"`dtype` must be torch.uint8 or a floating type; got {self.dtype}.")
 
+    @cached_property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The stream to place batches on; None without CUDA.
+
+        One for all epochs, since torch's allocator gives memory back to the stream that asked for it only.
+        """
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
     def images(self, pixels: torch.Tensor, decimation: int = 1) -> torch.Tensor:
         """Place one decoded batch.
 
@@ -100,8 +111,10 @@ class Placement:
             images = blur_and_decimate(images.to(torch.float32), decimation)
         if self.dtype == torch.uint8:
             return images if decimation == 1 else images.round_().to(torch.uint8)
+        # Without waiting for the copy, which would be for the images' too.
         mean, std = (
-            torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in mean_and_std(self.normalize)
+            torch.tensor(values).view(1, 3, 1, 1).to(self.device, non_blocking=True)
+            for values in mean_and_std(self.normalize)
         )
         images = images.to(torch.float32)
         return images.sub_(mean * 255).mul_(1 / (std * 255)).to(self.dtype)

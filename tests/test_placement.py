@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from respipe.placement import Placement
+from respipe.placement import Placement, check_device
 
 CPU = torch.device("cpu")
 
@@ -51,3 +51,31 @@ def test_uint8_pixels_pass_through_unchanged() -> None:
 def test_senseless_combinations_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Placement(**{"device": CPU, "dtype": torch.float32, "normalize": None} | arguments)
+
+
+def test_a_plain_cuda_is_the_current_device_of_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert check_device("cuda") == torch.device("cuda", 2)
+    assert check_device("cuda:1") == torch.device("cuda", 1)
+    assert check_device("cpu") == CPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decimation", [1, 2])
+def test_placing_does_not_wait_for_the_gpu(decimation: int) -> None:
+    placement = Placement(device=check_device("cuda"), dtype=torch.bfloat16, normalize="imagenet")
+    expected = Placement(device=CPU, dtype=torch.bfloat16, normalize="imagenet").images(pixels(), decimation)
+    placement.images(pixels(), decimation)  # libraries may wait the first time
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(placement.stream):
+            torch.cuda._sleep(100_000_000)  # some 50 ms
+            placed = placement.images(pixels(), decimation)
+            ready = torch.cuda.current_stream().record_event()
+        assert not ready.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    ready.synchronize()
+    # Convolutions may round to TF32's ten bits, which is a sixteenth of a grey level.
+    torch.testing.assert_close(placed.cpu(), expected, rtol=2**-7, atol=2e-3)
