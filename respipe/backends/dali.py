@@ -137,6 +137,8 @@ class DaliBackend:
 
     def _find_corrupt(self, batch: _Batch) -> CorruptImageError | None:
         """The first image of a failed batch that fails alone, too. DALI does not say which one it was."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # raises where the GPU itself has failed: that is no image's fault
         with closing(self._build(batch.variant, 1)) as probe:
             return self._first_that_fails(batch, probe)
 

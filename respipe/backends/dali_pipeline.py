@@ -20,6 +20,10 @@ from respipe.backends.encoded import EncodedCrops
 from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Bytes
 
+# Share of the JPEGs that a GPU's hardware engine decodes, where there is one. All: it and the CUDA decoder round
+# differently, so a sample's pixels would depend on how DALI splits its batch between them.
+HW_DECODER_LOAD = 1.0
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Crops:
@@ -201,9 +205,7 @@ def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, o
         return fn.decoders.image_slice(images, start=anchors, shape=shapes, axis_names="HW")
     # On a GPU always whole images: decoding regions there crashes with some versions of nvImageCodec.
     if on_gpu:
-        # All to the hardware engine, where there is one. It and the CUDA decoder round differently, so a sample's
-        # pixels would depend on how DALI splits its batch between them.
-        decoded = fn.decoders.image(images, device="mixed", hw_decoder_load=1.0, jpeg_fancy_upsampling=True)
+        decoded = fn.decoders.image(images, device="mixed", hw_decoder_load=HW_DECODER_LOAD, jpeg_fancy_upsampling=True)
     else:
         decoded = fn.decoders.image(images)
     return fn.slice(decoded, start=anchors, shape=shapes, axis_names="HW", out_of_bounds_policy="pad", fill_values=0)

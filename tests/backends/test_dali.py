@@ -159,6 +159,23 @@ def test_a_failure_that_no_image_causes_is_not_blamed_on_one(monkeypatch: pytest
 
 
 @needs_dali
+def test_a_gpu_that_has_failed_is_not_blamed_on_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    dataset = sources.pyramid()
+    with closing(make(dataset)) as backend:
+        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
+        monkeypatch.setattr(DaliPipeline, "collect", fail)
+        monkeypatch.setattr(torch.cuda, "synchronize", fail)
+        monkeypatch.setattr(backend, "_device", torch.device("cuda", 0))
+        with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+            backend.collect()
+        assert not isinstance(caught.value, CorruptImageError)
+        monkeypatch.undo()
+
+
+@needs_dali
 def test_pixels_outlive_the_backend() -> None:
     dataset = sources.tiled()
     backend = make(dataset)
