@@ -184,6 +184,8 @@ def test_pixels_are_those_of_the_oracle(name: str, source: str, crop: str, datas
     unread = {("ffcv", "jpeg_folder"), ("dali", "raw"), ("dali-gpu", "raw")}
     if (name, source) in unread or (name == "tiles" and not dataset.tiled):
         pytest.skip(f"{name} does not read this kind of data")
+    if (name, source) in {("dali-gpu", like_another) for like_another in ("converted", "pyramid", "jpg")}:
+        pytest.skip("a GPU is given the same kinds of JPEG as from tiled and jpeg_folder")
     rule, sizes = CROPS[crop]
     plan = make_plan(dataset, rule, sizes=sizes)
     (pixels,) = decode_with(name, dataset, [plan])
@@ -224,7 +226,9 @@ def test_batches_that_change_at_every_step_come_back_in_order(name: str, pyramid
 def test_depth_and_threads_do_not_change_a_pixel(name: str, pyramid: MemoryDataset) -> None:
     batches = varied_batches(pyramid)
     expected = decode_with(name, pyramid, batches, depth=1, num_threads=1)
-    for depth, num_threads in itertools.product((1, 2, 6), (1, 3)):
+    # Pipelines take long to build on a GPU, and this builds all of them anew.
+    others = [(2, 3), (6, 1)] if name == "dali-gpu" else itertools.product((1, 2, 6), (1, 3))
+    for depth, num_threads in others:
         assert_equal(decode_with(name, pyramid, batches, depth=depth, num_threads=num_threads), expected)
 
 
@@ -332,10 +336,11 @@ def test_closing_ends_every_thread_and_may_be_repeated(name: str, pyramid: Memor
 
     use()  # engines may start a thread of their own once
     before = num_threads()
-    for _ in range(10):
+    times = 4 if name == "dali-gpu" else 10
+    for _ in range(times):
         use()
     # Less than one a time: the system takes a moment to remove the last threads.
-    assert num_threads() < before + 10
+    assert num_threads() < before + times
 
 
 def num_threads() -> int:
