@@ -19,7 +19,7 @@ from respipe.errors import MissingBackendError
 
 from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
-from .loaders import LOADERS, make_contender
+from .loaders import entry_of, make_contender
 from .training import EpochTime, MakesLoaders, Trainer, TrainingRate, normalized, train_epochs
 
 _STOP_SECONDS = 10.0
@@ -117,7 +117,7 @@ class LoaderProcess:
     """The parent's end of a loader's process. Use as a context manager, so that the process never outlives the run.
 
     Args:
-        name: of the loader, in :data:`tools.bench.loaders.LOADERS`.
+        name: of the loader or the route; see :mod:`tools.bench.loaders`.
         settings: what all loaders have in common.
         stall_timeout: seconds without an answer after which the loader is given up.
 
@@ -203,7 +203,7 @@ def _serve(connection: Connection, name: str, settings: Settings) -> None:
     try:
         contender = make_contender(name, settings)
     except (ImportError, MissingBackendError) as error:
-        connection.send(f"{LOADERS[name].title}: {error}")
+        connection.send(f"{entry_of(name).title}: {error}")
         return
     connection.send("")
     runner = Runner(contender, settings)

@@ -55,7 +55,7 @@ class Respipe:
     def loader(self, schedule: Schedule, num_images: int, **options: Any) -> Loader:
         """The loader of a schedule, with epochs of so many images. ``options`` are further arguments of it."""
         return Loader(
-            _Repeated(open_dataset(self._path), num_images),
+            Repeated(open_dataset(self._path), num_images),
             schedule,
             batch_size=self._settings.batch_size,
             backend=self._backend,
@@ -140,7 +140,7 @@ class OneCrop:
         return uniform_steps(Step(self.sizes, batch_size), count)
 
 
-class _Repeated:
+class Repeated:
     """A dataset again and again, to a given length.
 
     Only the first repetition is checked for damage, since later epochs of a training run do not check again.
