@@ -56,7 +56,7 @@ class Loader:
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: random crops, flips and order; or the evaluation geometry.
         backend: "auto", "tiles", "ffcv", "dali" or "reference"; see ``respipe doctor``.
-        device: where batches end up.
+        device: where batches end up. A plain "cuda" is the GPU that is current where the loader is built.
         dtype: of the images, ``torch.uint8`` for raw pixels.
         normalize: "imagenet", "cifar10", "cifar100", ``(mean, std)`` for values in 0..1, or None.
         seed: of order, crops and flips, at least 0.

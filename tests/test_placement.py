@@ -62,6 +62,7 @@ def test_a_plain_cuda_is_the_current_device_of_whoever_asks(monkeypatch: pytest.
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("decimation", [1, 2])
 def test_placing_does_not_wait_for_the_gpu(decimation: int) -> None:
     placement = Placement(device=check_device("cuda"), dtype=torch.bfloat16, normalize="imagenet")

@@ -292,6 +292,7 @@ def test_no_number_is_read_back_during_a_step(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
     tensors = [nn.Parameter(tensor.detach().cuda()) for tensor in parameters()]
     optimizer = torch.optim.SGD(tensors, lr=0.1)
