@@ -120,7 +120,7 @@ class DaliPipeline:
             RuntimeError: DALI cannot decode one of its images.
         """
         try:
-            return _to_torch(self._pipe.outputs(), self._device)
+            return to_torch(self._pipe.outputs(), self._device)
         finally:
             self._in_flight.popleft()
 
@@ -211,16 +211,16 @@ def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, o
     return fn.slice(decoded, start=anchors, shape=shapes, axis_names="HW", out_of_bounds_policy="pad", fill_values=0)
 
 
-def _to_torch(outputs: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The pixels of one batch as tensors that own them."""
+def to_torch(outputs: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What a pipeline that runs on ``device`` returned, as tensors that own their memory."""
     tensors = tuple(torch.from_dlpack(output.as_tensor()) for output in outputs)
     if device.type != "cuda":
         return tensors
     # DALI would reuse GPU memory when a tensor is dropped, without waiting for kernels that still read it. Memory of
     # torch's own allocator is safe to drop; DALI's is too, once the copying has ended.
-    tensors = tuple(tensor.clone() for tensor in tensors)
+    copies = tuple(tensor.clone() for tensor in tensors)
     torch.cuda.current_stream(device).synchronize()
-    return tensors
+    return copies
 
 
 def import_dali() -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from respipe.backends import dali_pipeline
-from respipe.backends.dali_pipeline import crops_of
+from respipe.backends.dali_pipeline import crops_of, to_torch
 from respipe.backends.encoded import EncodedCrops
 from respipe.run_plan import RunPlan
 from respipe.sampling import RandomResizedCrop
@@ -80,9 +80,7 @@ class StoredLevels:
             exec_dynamic=True,
         )
         while True:
-            (images,) = (torch.from_dlpack(output.as_tensor()) for output in pipeline.run())
-            if self._settings.on_gpu:
-                images = images.clone()  # DALI takes its memory back without asking who still reads it
+            (images,) = to_torch(pipeline.run(), torch.device(self._settings.device))
             yield images.permute(0, 3, 1, 2), labels.popleft().to(self._settings.device)
 
     def _plans(self, dataset: Repeated, size: int) -> Iterator[BatchPlan]:
