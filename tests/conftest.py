@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from respipe.backends import threads
 from tests.memory_dataset import smooth_image
 
 # How fast a machine is, or how busy, must not decide whether a test passes; neither must chance.
@@ -45,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_gpu and not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def no_image_is_too_small_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of the small images of tests are divided among threads as those of large images are."""
+    monkeypatch.setattr(threads, "_MIN_PIXELS", 1)
 
 
 @pytest.fixture(scope="session")

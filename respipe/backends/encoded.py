@@ -92,7 +92,7 @@ class CropReader:
                 raise corrupt_image(self._dataset, index, level, "its size or its restart markers are wrong")
             parts[rows, :2] += edges[start]
 
-        self._pool.map(cut_range, ranges(len(plan), self._num_threads))
+        self._pool.map(cut_range, ranges(routed.covers, self._num_threads))
         offsets = np.concatenate([parts[:, 2:], np.zeros_like(parts[:, 2:])], axis=1)
         images = [
             cut[start:stop] if stop > start else memory[offset : offset + size]

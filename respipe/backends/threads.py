@@ -23,17 +23,28 @@ DecodeRange = Callable[[int, int], None]
 """Fills in the images from the first number to before the second."""
 
 
-def ranges(num_images: int, num_threads: int) -> list[tuple[int, int]]:
-    """Start and stop of contiguous parts of a batch, one for each thread, none of them empty."""
-    edges = np.linspace(0, num_images, min(num_threads, num_images) + 1).astype(int).tolist()
-    return list(pairwise(edges))
+# About half a millisecond of decoding. A thread needs the interpreter before it starts and when it is done, and may have
+# to wait for it that long.
+_MIN_PIXELS = 150_000
+
+
+def ranges(covers: NDArray[np.int64], num_threads: int) -> list[tuple[int, int]]:
+    """Start and stop of contiguous parts of a batch, none of them empty: one for each thread that is worth waking.
+
+    Args:
+        covers: (B, 4) int64, what is decoded of each image: top, left, height and width.
+        num_threads: that there are.
+    """
+    num_pixels = int(covers[:, 2:].prod(axis=1).sum())
+    parts = min(num_threads, len(covers), max(1, num_pixels // _MIN_PIXELS))
+    return list(pairwise(np.linspace(0, len(covers), parts + 1).astype(int).tolist()))
 
 
 class ThreadedBackend(ABC):
     """A backend whose batches are filled in by a pool of threads. See :class:`respipe.backends.base.Backend`.
 
-    Each batch is cut into one contiguous range of images per thread, so that a decoder pays its per-call cost once per
-    thread and batch, and scratch memory belongs to one thread at a time.
+    Each batch is cut into one contiguous range of images per thread, or fewer where they are small, so that a decoder
+    pays its per-call cost once per thread and batch, and scratch memory belongs to one thread at a time.
 
     Args:
         name: of the backend; its threads are called after it, as debuggers and profilers show them.
@@ -61,7 +72,7 @@ class ThreadedBackend(ABC):
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         outputs = self._buffers.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
         decode = self._decoder(plan, routed, outputs)
-        futures = [self._pool.submit(decode, *part) for part in ranges(len(plan), self._num_threads)]
+        futures = [self._pool.submit(decode, *part) for part in ranges(routed.covers, self._num_threads)]
         self._batches.append((tuple(torch.from_numpy(output) for output in outputs), futures))
 
     @abstractmethod
