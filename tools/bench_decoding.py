@@ -19,7 +19,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from bench.contender import Settings
 from bench.loaders import GPU_ROUTES, ROUTES
 from bench.measure import Measurable, Plan, Sizes, Timing, measure
 from bench.prepare import prepare_files
-from bench.process import LoaderProcess, LoaderUnavailableError
+from bench.process import start_processes
 from bench.report import machine, to_markdown, to_table, versions
 from rich.console import Console
 
@@ -131,17 +130,8 @@ def start_routes(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, R
         num_threads=arguments.threads,
         device=arguments.device,
     )
-    routes: dict[str, Route] = {}
-    with ThreadPoolExecutor(len(arguments.routes)) as pool:
-        starting = {
-            name: pool.submit(LoaderProcess, name, settings, stall_timeout=_STALL_SECONDS) for name in arguments.routes
-        }
-    for name, started in starting.items():
-        try:
-            routes[name] = Route(stack.enter_context(started.result()))
-        except LoaderUnavailableError as error:
-            logger.warning("Left out: %s", error)
-    return routes
+    processes = start_processes(arguments.routes, settings, stack, stall_timeout=_STALL_SECONDS)
+    return {name: Route(process) for name, process in processes.items()}
 
 
 def make_results(routes: Mapping[str, Route], timings: Mapping[tuple[str, Sizes], Timing]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ from typing import Any
 
 from bench.contender import Settings
 from bench.loaders import LOADERS
-from bench.measure import Plan, Timing, measure
+from bench.measure import Plan, measure
 from bench.prepare import prepare_files
-from bench.process import LoaderProcess, LoaderUnavailableError
+from bench.process import LoaderProcess, start_processes
 from bench.report import machine, to_markdown, to_table, versions
 from bench.training import EpochTime, TrainingRate
 from rich.console import Console
@@ -81,31 +82,30 @@ def main() -> None:
     for name in (logger.name, "bench"):
         logging.getLogger(name).setLevel(logging.INFO)
     console = Console(width=120)
-    with ExitStack() as stack:
-        loaders = start_loaders(arguments, stack)
-        loading = measure_loading(loaders, arguments)
-        training = measure_training(loaders, arguments)
-        epochs = measure_epochs(loaders, arguments)
-    report = {
+    report: dict[str, Any] = {
         "machine": machine(),
         "versions": versions(),
         "command": command_line(arguments),
-        "loading": [
-            {
-                "loader": LOADERS[name].title,
-                "size": sizes[0],
-                "images_per_second": timing.median,
-                "rounds": timing.rates,
-            }
-            for (name, sizes), timing in loading.items()
-        ],
-        "training": [asdict(result) for result in training],
-        "epochs": epochs,
+        "loading": [],
+        "training": [],
+        "epochs": [],
     }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    for headings, cells in (loading_table(loading), training_table(training), epoch_table(epochs)):
+
+    def keep(part: str, *found: dict[str, Any]) -> None:
+        report[part].extend(found)
+        if arguments.json:  # after each part, for a run that is stopped
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    with ExitStack() as stack:
+        loaders = start_loaders(arguments, stack)
+        keep("loading", *measure_loading(loaders, arguments))
+        for result in measure_training(loaders, arguments):
+            keep("training", asdict(result))
+        for epochs in measure_epochs(loaders, arguments):
+            keep("epochs", epochs)
+    for table, part in ((loading_table, "loading"), (training_table, "training"), (epoch_table, "epochs")):
+        headings, cells = table(report[part])
         if arguments.markdown:
             console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
         else:
@@ -125,8 +125,8 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="of each loader")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5, help="of loading and training")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a visit")
+    parser.add_argument("--rounds", type=int, default=3, help="of loading and training")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a visit")
     parser.add_argument("--epoch-images", type=int, default=25_600)
     parser.add_argument("--epochs", type=int, default=2, help="of each schedule; an even number, as TRD alternates")
     parser.add_argument("--json", type=Path, help="file for results, machine and versions")
@@ -161,18 +161,10 @@ def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, 
         num_threads=arguments.threads,
         device=arguments.device,
     )
-    loaders: dict[str, LoaderProcess] = {}
-    for name in arguments.loaders:
-        try:
-            loaders[name] = stack.enter_context(LoaderProcess(name, settings))
-        except LoaderUnavailableError as error:
-            logger.warning("Left out: %s", error)
-    return loaders
+    return start_processes(arguments.loaders, settings, stack)
 
 
-def measure_loading(
-    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
-) -> dict[tuple[str, tuple[int, ...]], Timing]:
+def measure_loading(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Images per second of loading alone; also opens the loaders' streams for what follows."""
     plan = Plan(
         visits={name: [(size,) for size in arguments.sizes] for name in loaders},
@@ -181,29 +173,43 @@ def measure_loading(
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
-    return measure(loaders, plan)
+    return [
+        {
+            "loader": LOADERS[name].title,
+            "size": size,
+            "images_per_second": timing.median,
+            "rounds": timing.rates,
+        }
+        for (name, (size,)), timing in measure(loaders, plan, open_at_once=True).items()
+    ]
 
 
-def measure_training(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[TrainingResult]:
-    """Training on each loader's batches and on one in memory, in turn."""
-    results: list[TrainingResult] = []
+def measure_training(
+    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
+) -> Generator[TrainingResult, None, None]:
+    """Training on each loader's batches and on one in memory, in turn, size by size."""
+
+    def train(name: str, size: int, num_steps: int, *, in_memory: bool) -> TrainingRate:
+        return loaders[name].training(size, num_steps, arguments.model, in_memory=in_memory)
+
+    def get_ready(name: str) -> None:
+        for size in arguments.sizes:
+            train(name, size, 1, in_memory=True)
+
+    with ThreadPoolExecutor(len(loaders)) as pool:  # libraries take a while to load their kernels
+        list(pool.map(get_ready, loaders))
     for size in arguments.sizes:
         rates: dict[str, list[tuple[TrainingRate, TrainingRate]]] = {name: [] for name in loaders}
-        steps: dict[str, int] = {}
-        for name, loader in loaders.items():
-            trial = loader.training(size, _TRIAL_STEPS, arguments.model, in_memory=True)
-            steps[name] = max(2, round(trial.images_per_second * arguments.seconds / arguments.batch_size))
+        trial = train(next(iter(loaders)), size, _TRIAL_STEPS, in_memory=True)
+        num_steps = max(2, round(trial.images_per_second * arguments.seconds / arguments.batch_size))
         for _ in range(arguments.rounds):
-            for name, loader in loaders.items():
-                fed, ready = (
-                    loader.training(size, steps[name], arguments.model, in_memory=in_memory)
-                    for in_memory in (False, True)
-                )
+            for name in loaders:
+                fed, ready = (train(name, size, num_steps, in_memory=in_memory) for in_memory in (False, True))
                 rates[name].append((fed, ready))
         for name, pairs in rates.items():
-            results.append(training_result(LOADERS[name].title, size, pairs))
-            logger.info("%s", results[-1])
-    return results
+            result = training_result(LOADERS[name].title, size, pairs)
+            logger.info("%s", result)
+            yield result
 
 
 def training_result(title: str, size: int, pairs: Sequence[tuple[TrainingRate, TrainingRate]]) -> TrainingResult:
@@ -219,54 +225,51 @@ def training_result(title: str, size: int, pairs: Sequence[tuple[TrainingRate, T
     )
 
 
-def measure_epochs(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_epochs(
+    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
+) -> Generator[dict[str, Any], None, None]:
     """Epochs of every schedule with one of respipe's loaders, against those of the first schedule."""
     ours = respipe_loaders(tuple(loaders))
     if not ours:
-        return []
+        return
     chosen = arguments.epoch_loader or max(
         ours,
         key=lambda name: loaders[name].throughput((max(arguments.sizes),), _TRIAL_STEPS * arguments.threads),
     )
-    times: list[EpochTime] = []
+    first: EpochTime | None = None
     for schedule in arguments.schedules:
-        times.append(loaders[chosen].epochs(schedule, arguments.epoch_images, arguments.epochs, arguments.model))
-        logger.info("%s", times[-1])
-    first = times[0]
-    return [
-        {**asdict(time), "loader": LOADERS[chosen].title, "relative_seconds": time.seconds / first.seconds}
-        for time in times
-    ]
+        time = loaders[chosen].epochs(schedule, arguments.epoch_images, arguments.epochs, arguments.model)
+        logger.info("%s", time)
+        first = first or time
+        yield {**asdict(time), "loader": LOADERS[chosen].title, "relative_seconds": time.seconds / first.seconds}
 
 
-def loading_table(
-    timings: Mapping[tuple[str, tuple[int, ...]], Timing],
-) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+def loading_table(loading: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Headings and cells of the table of loading."""
     return ("loader", "px", "images/s", "range"), [
         (
-            LOADERS[name].title,
-            str(sizes[0]),
-            f"{timing.median:,.0f}",
-            f"{min(timing.rates):,.0f}-{max(timing.rates):,.0f}",
+            result["loader"],
+            str(result["size"]),
+            f"{result['images_per_second']:,.0f}",
+            f"{min(result['rounds']):,.0f}-{max(result['rounds']):,.0f}",
         )
-        for (name, sizes), timing in timings.items()
+        for result in loading
     ]
 
 
-def training_table(results: Sequence[TrainingResult]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+def training_table(training: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Headings and cells of the table of training."""
     return ("loader", "px", "images/s", "in memory", "share", "tensors MiB", "GPU MiB"), [
         (
-            result.loader,
-            str(result.size),
-            f"{result.images_per_second:,.0f}",
-            f"{result.in_memory:,.0f}",
-            f"{result.share:.1%}",
-            f"{result.allocated_mib:,.0f}",
-            f"{result.used_mib:,.0f}",
+            result["loader"],
+            str(result["size"]),
+            f"{result['images_per_second']:,.0f}",
+            f"{result['in_memory']:,.0f}",
+            f"{result['share']:.1%}",
+            f"{result['allocated_mib']:,.0f}",
+            f"{result['used_mib']:,.0f}",
         )
-        for result in results
+        for result in training
     ]
 
 

@@ -23,8 +23,8 @@ DecodeRange = Callable[[int, int], None]
 """Fills in the images from the first number to before the second."""
 
 
-# About half a millisecond of decoding. A thread needs the interpreter before it starts and when it is done, and may have
-# to wait for it that long.
+# About half a millisecond of decoding. A thread needs the interpreter before it starts and when it is done, and may
+# have to wait for it that long.
 _MIN_PIXELS = 150_000
 
 

@@ -56,20 +56,22 @@ def options(**changes: object) -> Namespace:
 
 def test_shares_are_taken_within_rounds_that_alternate(bench_gpu: object) -> None:
     loader = CountingLoader()
-    results = bench_gpu.measure_training({"respipe-tiles": loader}, options())
+    results = list(bench_gpu.measure_training({"respipe-tiles": loader}, options()))
     assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
     assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
-    # A trial, then rounds of about one second: ten batches of a hundred at the speed in memory.
-    assert loader.visits[:7] == [(224, 4, True), *[(224, 10, False), (224, 10, True)] * 3]
-    assert results[0].allocated_mib == 60.0
+    # Every size once, then a trial, then rounds of about one second: ten batches of a hundred at the speed in memory.
+    assert loader.visits[:2] == [(224, 1, True), (96, 1, True)]
+    assert loader.visits[2:9] == [(224, 4, True), *[(224, 10, False), (224, 10, True)] * 3]
+    assert results[0].allocated_mib == 80.0
 
 
 def test_epochs_are_compared_with_those_of_the_first_schedule(bench_gpu: object) -> None:
-    epochs = bench_gpu.measure_epochs({"ffcv-500": CountingLoader(), "respipe-tiles": CountingLoader()}, options())
+    loaders = {"ffcv-500": CountingLoader(), "respipe-tiles": CountingLoader()}
+    epochs = list(bench_gpu.measure_epochs(loaders, options()))
     assert [epoch["relative_seconds"] for epoch in epochs] == [1.0, 0.5]
     assert {epoch["loader"] for epoch in epochs} == {"respipe tiles"}
     assert bench_gpu.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
-    assert bench_gpu.measure_epochs({"ffcv-500": CountingLoader()}, options()) == []
+    assert list(bench_gpu.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
 
 
 def test_command_names_no_path(bench_gpu: object, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +24,8 @@ from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
 from .loaders import entry_of, make_contender
 from .training import EpochTime, MakesLoaders, Trainer, TrainingRate, normalized, train_epochs
+
+logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.1
@@ -192,6 +197,21 @@ class LoaderProcess:
             return self._connection.recv()
         except EOFError as error:
             raise RuntimeError(f"the process of {self.name} has died; its own messages are above") from error
+
+
+def start_processes(
+    names: Sequence[str], settings: Settings, stack: ExitStack, *, stall_timeout: float = 600.0
+) -> dict[str, LoaderProcess]:
+    """Start a process for each loader, all at once; they end with the stack. Those not installed are left out."""
+    processes: dict[str, LoaderProcess] = {}
+    with ThreadPoolExecutor(len(names)) as pool:
+        starting = {name: pool.submit(LoaderProcess, name, settings, stall_timeout=stall_timeout) for name in names}
+    for name, started in starting.items():
+        try:
+            processes[name] = stack.enter_context(started.result())
+        except LoaderUnavailableError as error:
+            logger.warning("Left out: %s", error)
+    return processes
 
 
 def _serve(connection: Connection, name: str, settings: Settings) -> None:

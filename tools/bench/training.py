@@ -83,7 +83,6 @@ class Trainer:
     """
 
     def __init__(self, name: str, device: str, schedule: Schedule | None = None) -> None:
-        torch.backends.cudnn.benchmark = True
         model = torchvision.models.get_model(name, num_classes=_NUM_CLASSES)
         self._device = torch.device(device)
         if schedule is not None:
