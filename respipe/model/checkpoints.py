@@ -83,6 +83,22 @@ def load_trained_model(
     return TrainedModel(model=model.eval(), recipe=recipe)
 
 
+def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
+    """Give a model the weights of a file, all of them. Nothing in the file is executed.
+
+    Args:
+        model: wherever it is.
+        path: as for :func:`load_trained_model`.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: the file holds no weights, or they are not of this model.
+        OSError: there is no such file.
+    """
+    path = Path(path) / _RUN_FILE if Path(path).is_dir() else Path(path)
+    _load(model, _weights_in(_read(path), path), path, name)
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         try:

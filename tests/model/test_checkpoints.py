@@ -11,7 +11,7 @@ from torch import nn
 
 from respipe.model.adapter import adapt
 from respipe.model.building import build_model
-from respipe.model.checkpoints import load_trained_model
+from respipe.model.checkpoints import load_trained_model, load_weights
 from respipe.schedules import LowMode
 
 NAME, OPTIONS = "cifar:resnet8", {"width": 4}
@@ -51,6 +51,17 @@ def test_weights_are_found_in_what_trainers_save(tmp_path: Path, wrap: Callable[
     assert trained.recipe is None
     assert not trained.model.training
     assert same(trained.model, network())
+
+
+def test_a_model_that_is_there_is_given_weights(tmp_path: Path) -> None:
+    torch.save({"model": renamed("module.")(network().state_dict())}, tmp_path / "checkpoint.pt")
+    torch.manual_seed(4)
+    for path in (tmp_path, tmp_path / "checkpoint.pt"):
+        model = build_model(NAME, num_classes=10, options=OPTIONS).eval()
+        load_weights(model, path, name=NAME)
+        assert same(model, network())
+    with pytest.raises(ValueError, match="for what it is there are 2 of another shape"):
+        load_weights(network(7), tmp_path, name="what it is")
 
 
 def test_number_of_classes_is_that_of_the_weights(tmp_path: Path) -> None:

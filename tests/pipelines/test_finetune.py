@@ -8,7 +8,7 @@ import torchvision
 
 from pipelines import train
 from pipelines.data import build_batch_transform
-from pipelines.finetune import load_weights
+from pipelines.finetune import start_from
 from pipelines.recipe import Jitter, load_recipe
 from respipe.color_jitter import ColorJitter
 from respipe.sampling import CenterCrop, ShiftedCenterCrop
@@ -74,34 +74,24 @@ def test_tuning_that_was_cut_off_resumes_to_the_same_weights(trained: Path, comm
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize("key", [None, "model", "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_of_plain_files_are_loaded(tmp_path: Path, key: str | None, prefix: str) -> None:
-    torch.manual_seed(0)
-    source, target = (torchvision.models.resnet18(num_classes=3) for _ in range(2))
-    state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
-    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "weights.pth")
-    load_weights(target, tmp_path / "weights.pth")
-    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in source.state_dict().items())
-
-
 def test_files_without_these_weights_are_refused(tmp_path: Path) -> None:
+    recipe = load_recipe("fixres_cifar10", ["model={name: resnet18, num_classes: 3}"], finetune=True)
     model = torchvision.models.resnet18(num_classes=3)
     path = tmp_path / "weights.pth"
-    with pytest.raises(ValueError, match="`--init` must be a sound file"):
-        load_weights(model, path)
+
+    def refused(cause: str) -> None:
+        with pytest.raises(ValueError, match=f"`--init` must name weights of the recipe's model: .*{cause}"):
+            start_from(model, path, recipe)
+
+    refused("No such file")
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="`--init` must be a sound file"):
-        load_weights(model, path)
+    refused("must be a file of weights")
     torch.save(model, path)  # code, not weights
-    with pytest.raises(ValueError, match="`--init` must be a sound file"):
-        load_weights(model, path)
+    refused("must be a file of weights")
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="holds no state_dict"):
-        load_weights(model, path)
+    refused("must hold a state_dict")
     torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), path)
-    with pytest.raises(ValueError, match=r"as many classes; .*size mismatch for fc.weight"):
-        load_weights(model, path)
+    refused("for resnet18 there are 2 of another shape")
 
 
 def test_recipe_of_another_kind_cannot_start_from_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
