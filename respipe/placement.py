@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from respipe.decimation import blur_and_decimate
@@ -111,17 +112,21 @@ class Placement:
             images = blur_and_decimate(images.to(torch.float32), decimation)
         if self.dtype == torch.uint8:
             return images if decimation == 1 else images.round_().to(torch.uint8)
+        if images.device.type == "cpu" and images.dtype == torch.uint8:
+            return _normalized(pixels, *self._shift_and_scale).permute(0, 3, 1, 2).to(self.dtype)
         # Without waiting for the copy, which would be for the images' too.
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1).to(self.device, non_blocking=True)
-            for values in mean_and_std(self.normalize)
-        )
-        images = images.to(torch.float32)
-        return images.sub_(mean * 255).mul_(1 / (std * 255)).to(self.dtype)
+        shift, scale = (one.view(1, 3, 1, 1).to(self.device, non_blocking=True) for one in self._shift_and_scale)
+        return images.to(torch.float32).sub_(shift).mul_(scale).to(self.dtype)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Place a batch's labels: (B,) int64."""
         return self._to_device(labels)
+
+    @property
+    def _shift_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is subtracted from the values 0..255 of each channel, and what they are multiplied by after that."""
+        mean, std = (torch.tensor(values) for values in mean_and_std(self.normalize))
+        return mean * 255, 1 / (std * 255)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
@@ -140,3 +145,16 @@ def hand_over(tensors: Sequence[torch.Tensor], ready: torch.Event) -> None:
     ready.wait(stream)
     for tensor in tensors:
         tensor.record_stream(stream)
+
+
+def _normalized(pixels: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """(B, S, S, 3) float32 from uint8 on the CPU: what torch computes, to the last bit, on this thread alone.
+
+    Torch would share the work with a thread per core. Where training keeps the cores busy, each waits for its turn, and
+    all for the last of them.
+    """
+    batch, height, width, channels = pixels.shape
+    lines = pixels.numpy().reshape(batch * height, width * channels)
+    values = np.subtract(lines, np.tile(shift.numpy(), width), dtype=np.float32)
+    values *= np.tile(scale.numpy(), width)
+    return torch.from_numpy(values.reshape(pixels.shape))

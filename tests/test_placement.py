@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from respipe.placement import Placement, check_device
+from respipe.placement import Placement, check_device, mean_and_std
 
 CPU = torch.device("cpu")
 
@@ -80,3 +80,14 @@ def test_placing_does_not_wait_for_the_gpu(decimation: int) -> None:
     ready.synchronize()
     # Convolutions may round to TF32's ten bits, which is a sixteenth of a grey level.
     torch.testing.assert_close(placed.cpu(), expected, rtol=2**-7, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 3), (0, 4, 4, 3), (3, 1, 1, 3)])
+@pytest.mark.parametrize("normalize", ["cifar10", None])
+def test_values_on_a_cpu_are_those_of_torch_to_the_last_bit(shape: tuple[int, ...], normalize: str | None) -> None:
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in mean_and_std(normalize))
+    expected = pixels.permute(0, 3, 1, 2).float().sub(mean * 255).mul(1 / (std * 255))
+    images = Placement(device=CPU, dtype=torch.float32, normalize=normalize).images(pixels)
+    assert torch.equal(images, expected)
+    assert images.is_contiguous(memory_format=torch.channels_last)
