@@ -10,7 +10,7 @@ import numpy as np
 from respipe.errors import CorruptImageError
 from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Dataset
-from respipe.storage.levels import route
+from respipe.storage.levels import choose_levels
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +65,9 @@ class CorruptionGuard:
             self._checked[:] = False
             self._revision = revision
         plan = self._without_damaged(plan)
-        routed = route(self._dataset.levels, plan, margin=self._level_margin)
-        new = ~self._checked[routed.levels, plan.indices]
-        for index, level in zip(plan.indices[new].tolist(), routed.levels[new].tolist(), strict=True):
+        levels = choose_levels(self._dataset.levels, plan, margin=self._level_margin)
+        new = ~self._checked[levels, plan.indices]
+        for index, level in zip(plan.indices[new].tolist(), levels[new].tolist(), strict=True):
             try:
                 self._dataset.check(index, level)
             except CorruptImageError as error:

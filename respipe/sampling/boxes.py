@@ -22,7 +22,10 @@ def scale_boxes(
     Returns:
         (B, K, 4) float64.
     """
-    return boxes * np.stack([vertical, horizontal, vertical, horizontal], axis=1)[:, None]
+    scaled = boxes.copy()
+    scaled[..., 0::2] *= vertical[:, None, None]
+    scaled[..., 1::2] *= horizontal[:, None, None]
+    return scaled
 
 
 def hull(boxes: NDArray[np.float64]) -> NDArray[np.int64]:

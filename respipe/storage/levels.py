@@ -30,7 +30,7 @@ class Route:
     covers: NDArray[np.int64]
 
 
-def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
+def choose_levels(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> NDArray[np.int64]:
     """Pick for each image the smallest level on which its crop is still at least ``margin`` x S pixels on both sides.
 
     S is the largest size of the step, so that one decode serves all of its sizes. Crops too small for that on every
@@ -40,16 +40,36 @@ def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> R
         levels: the dataset's levels, largest first.
         plan: the batch, with boxes in pixels of ``levels[0]``.
         margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
+
+    Returns:
+        (B,) int64, numbers of levels.
     """
-    target = margin * max(plan.step.sizes)
+    # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
+    target = margin * max(plan.step.sizes) * (1 - 1e-9)
     chosen = np.zeros(len(plan), np.int64)
-    boxes, largest = plan.boxes_by_size(), plan.boxes[:, None]
-    heights, widths = (side[plan.indices].astype(np.float64) for side in (levels[0].heights, levels[0].widths))
-    for number, level in enumerate(levels[1:], start=1):
-        factors = level.heights[plan.indices] / heights, level.widths[plan.indices] / widths
-        # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
-        fits = np.min(scale_boxes(largest, *factors)[:, 0, 2:], axis=1) >= target * (1 - 1e-9)
-        chosen[fits] = number
-        boxes = np.where(fits[:, None, None], scale_boxes(plan.boxes_by_size(), *factors), boxes)
+    for number in range(1, len(levels)):
+        vertical, horizontal = _factors(levels, plan, number)
+        chosen[np.minimum(plan.boxes[:, 2] * vertical, plan.boxes[:, 3] * horizontal) >= target] = number
+    return chosen
+
+
+def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
+    """Where each image of a batch is read, on the level of :func:`choose_levels`, whose arguments it takes."""
+    chosen = choose_levels(levels, plan, margin=margin)
+    vertical, horizontal = np.ones(len(plan)), np.ones(len(plan))
+    for number in range(1, len(levels)):
+        served = chosen == number
+        for factors, side in zip((vertical, horizontal), _factors(levels, plan, number), strict=True):
+            factors[served] = side[served]
+    boxes = scale_boxes(plan.boxes_by_size(), vertical, horizontal)
     hulls = hull(boxes)
     return Route(levels=chosen, boxes=boxes, hulls=hulls, covers=cover(hulls))
+
+
+def _factors(levels: Sequence[Level], plan: BatchPlan, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(B,) each: height and width of a level over those of the largest one."""
+    largest, level = levels[0], levels[number]
+    return (
+        level.heights[plan.indices] / largest.heights[plan.indices],
+        level.widths[plan.indices] / largest.widths[plan.indices],
+    )
