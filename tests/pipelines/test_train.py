@@ -120,6 +120,14 @@ def test_folder_that_holds_a_run_is_not_overwritten(arguments: Arguments, capsys
         (["--set", "model.num_classes=2"], "`model.num_classes` must cover every label; got 2 and a label 2"),
         (["--set", "model={name: timm:vit_tiny_patch16_224}"], "dynamic_img_size=True"),
         (["--val", "nowhere"], "nowhere does not exist"),
+        (
+            ["--set", "runtime.cuda_graphs=true"],
+            "must be false but for a single process on a GPU; got true for 1 on cpu",
+        ),
+        (
+            ["--set", "runtime.cuda_graphs=true", "--set", "runtime.recompute=true"],
+            "`cuda_graphs` must be false beside `recompute`",
+        ),
     ],
 )
 def test_mistakes_end_with_a_message_before_anything_is_written(
