@@ -13,8 +13,6 @@ from respipe.backends.tiles import entropy
 from respipe.backends.tiles.dct import COLUMNS, store_block, store_flat_block
 from respipe.backends.tiles.machine import add_scaled, load_word, spread
 
-_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
-
 
 class Region(NamedTuple):
     """A rectangle of MCUs: from ``top`` and ``left`` to before ``bottom`` and ``right``."""
@@ -111,6 +109,7 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
     region: Region,
     cosines: NDArray[np.float32],
     lookup: NDArray[np.int64],
+    coded: NDArray[np.uint8],
     block: NDArray[np.float32],
     samples: NDArray[np.uint8],
 ) -> bool:
@@ -121,6 +120,7 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
         layout, region: of the same, with an index; at least one MCU of it.
         cosines: see :func:`respipe.backends.tiles.dct.quantized_cosines`.
         lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
+        coded: (len(data) + SLACK,) uint8 scratch, or more.
         block: (64,) float32 scratch.
         samples: (n,) uint8, filled as :func:`lay_out_planes` has it.
 
@@ -132,52 +132,56 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
     means = np.empty(3, np.int64)
     block[:] = np.float32(0.0)
     for i in range(len(intervals)):
-        position, end, buffer, loaded, missing = intervals[i, 0], intervals[i, 1], np.uint64(0), 0, 0
+        num_bytes = entropy.unstuff(data, intervals[i, 0], intervals[i, 1], coded)
+        if num_bytes < 0:
+            return False
+        position, buffer, loaded = 0, np.uint64(0), 0
         means[:] = 0
         for column in range(intervals[i, 3], intervals[i, 3] + intervals[i, 4]):
             for part in range(len(places)):
                 component = places[part, 0]
                 table, rows = np.uint64(2 * entropy.TABLE if component else 0), 512 * component
-                place, detailed = -1, False
+                buffer |= load_word(coded, position) >> np.uint64(loaded)
+                position += (63 - loaded) >> 3
+                loaded |= 56
+                entry = lookup[table + entropy.short_code(buffer)]
+                if entry == 0:
+                    entry = lookup[table + entropy.long_code(buffer)]
+                length, value = entropy.bits_and_value(entry, buffer)
+                means[component] += value
+                spread(block, np.float32(means[component]) * cosines[rows])
+                buffer <<= np.uint64(length)
+                loaded -= length
+                table += np.uint64(entropy.TABLE)
+                place, detailed = entropy.step(entry) - 1, False
                 while place < 63:
-                    if loaded < 32:
-                        word = load_word(data, position) if position + 8 <= end else _ONES
-                        if entropy.has_ones(word):
-                            position, buffer, loaded, missing = entropy.load_bytes(
-                                data, end, position, buffer, loaded, missing
-                            )
-                        else:
-                            buffer |= word >> np.uint64(loaded)
-                            position += (63 - loaded) >> 3
-                            loaded |= 56
-                    entry = lookup[table + entropy.short_code(buffer)]
-                    if entry == 0:
-                        entry = lookup[table + entropy.long_code(buffer)]
-                    length, value = entropy.num_bits(entry), entropy.value(entry)
-                    if entropy.is_unread(entry):
-                        size = value
-                        value = entropy.read_value(buffer, length, size)
-                        length += size
-                    place += entropy.step(entry)
-                    if place >= 63:
-                        if place == 63:  # what follows belongs to another block
-                            length += entropy.num_bits_of_first(entry) - entropy.num_bits(entry)
-                            add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
+                    buffer |= load_word(coded, position) >> np.uint64(loaded)
+                    position += (63 - loaded) >> 3
+                    loaded |= 56
+                    for _ in range(2):  # 56 bits are enough for two
+                        entry = lookup[table + entropy.short_code(buffer)]
+                        if entry == 0:
+                            entry = lookup[table + entropy.long_code(buffer)]
+                        length, value = entropy.bits_and_value(entry, buffer)
+                        place += entropy.step(entry)
+                        if place < 63:
+                            add_scaled(block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value))
                             detailed = True
-                    elif place == 0:
-                        means[component] += value
-                        spread(block, np.float32(means[component]) * cosines[rows])
-                        table += np.uint64(entropy.TABLE)
-                    else:
-                        add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
-                        detailed = True
-                        place += entropy.second_step(entry)
-                        if place <= 63:
-                            value = entropy.second_value(entry)
-                            add_scaled(block, COLUMNS[place], cosines, rows + 8 * place, np.float32(value))
-                    buffer <<= np.uint64(length)
-                    loaded -= length
-                if not entropy.is_end(place) or loaded < missing:
+                            place += entropy.second_step(entry)
+                            if place <= 63:
+                                value = entropy.second_value(entry)
+                                add_scaled(
+                                    block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value)
+                                )
+                        elif place == 63:  # what follows belongs to another block
+                            length += entropy.num_bits_of_first(entry) - entropy.num_bits(entry)
+                            add_scaled(block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value))
+                            detailed = True
+                        buffer <<= np.uint64(length)
+                        loaded -= length
+                        if place >= 63:
+                            break
+                if not entropy.is_end(place) or 8 * position - loaded > 8 * num_bytes:
                     return False
                 at = places[part, 1] + intervals[i, 2] * places[part, 2] + column * places[part, 3]
                 if column < 0:
@@ -187,6 +191,6 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                 else:
                     store_flat_block(block[0], samples, at)
         # Nothing is left of a whole interval but the bits that fill up its last byte.
-        if intervals[i, 4] == intervals[i, 5] and (position != end or loaded - missing >= 8):
+        if intervals[i, 4] == intervals[i, 5] and 8 * (num_bytes - position) + loaded >= 8:
             return False
     return len(intervals) > 0

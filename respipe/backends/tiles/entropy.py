@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.backends.tiles.machine import load_word, store_word
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 
 _SHORT_BITS = 11
@@ -146,6 +147,7 @@ def read_value(buffer: np.uint64, length: int, size: int) -> int:
     return bits if bits >> (size - 1) != 0 else bits - (1 << size) + 1
 
 
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW_BITS, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
@@ -156,29 +158,48 @@ def has_ones(word: np.uint64) -> bool:
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def load_bytes(
-    data: NDArray[np.uint8], end: int, position: int, buffer: np.uint64, loaded: int, missing: int
-) -> tuple[int, np.uint64, int, int]:
-    """Fill a bit buffer byte by byte, leaving out the zero that follows each byte 0xFF.
+def bits_and_value(entry: int, buffer: np.uint64) -> tuple[int, int]:
+    """Bits to consume, those of a value read separately included, and the value."""
+    length, found = num_bits(entry), value(entry)
+    if is_unread(entry):
+        return length + found, read_value(buffer, length, found)
+    return length, found
+
+
+SLACK = 256
+"""How many bytes an array for :func:`unstuff` must be longer than the coded bytes.
+
+No block has more than 64 symbols of 26 bits, so that one of a damaged interval reads no further behind its end.
+"""
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def unstuff(data: NDArray[np.uint8], start: int, end: int, out: NDArray[np.uint8]) -> int:
+    """Copy coded bytes without the zero that follows each byte 0xFF.
 
     Args:
         data: (n,) uint8.
-        end: of the interval in ``data``, where a marker is; behind it, or any other marker, come zeros.
-        position: of the next byte.
-        buffer: the bits loaded so far, the next one highest.
-        loaded: how many they are, at most 56.
-        missing: how many of them come from behind the end.
+        start, end: of a restart interval in ``data``, where a marker is behind it.
+        out: (end - start + SLACK,) uint8 or more, filled.
 
     Returns:
-        the last four, with more than 56 bits loaded.
+        how many bytes they are now, or -1 where there is a marker among them.
     """
-    while loaded <= 56:
-        byte = np.uint64(0)
-        if position < end and (data[position] != 0xFF or data[position + 1] == 0):
-            byte = np.uint64(data[position])
-            position += 2 if byte == np.uint64(0xFF) else 1
+    count = 0
+    while start < end:
+        word = load_word(data, start) if start + 8 <= end else _ONES
+        if has_ones(word):
+            stop = min(start + 8, end)
+            while start < stop:
+                out[count] = data[start]
+                if data[start] == 0xFF:
+                    if data[start + 1] != 0:
+                        return -1
+                    start += 1
+                start += 1
+                count += 1
         else:
-            missing += 8
-        buffer |= byte << np.uint64(56 - loaded)
-        loaded += 8
-    return position, buffer, loaded, missing
+            store_word(out, count, word)
+            start += 8
+            count += 8
+    return count

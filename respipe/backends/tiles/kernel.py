@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from respipe.backends.layout import Layout, read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
+from respipe.backends.tiles.entropy import SLACK
 from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.machine import PIXELS
 from respipe.backends.tiles.resize import (
@@ -31,6 +32,7 @@ class Scratch(NamedTuple):
         lines: float32, a band of samples.
         quantizers: (192,) float32.
         cosines: (1536,) float32.
+        coded: uint8, a restart interval.
         block: (64,) float32.
     """
 
@@ -39,6 +41,7 @@ class Scratch(NamedTuple):
     lines: NDArray[np.float32]
     quantizers: NDArray[np.float32]
     cosines: NDArray[np.float32]
+    coded: NDArray[np.uint8]
     block: NDArray[np.float32]
 
 
@@ -76,6 +79,7 @@ def decode_images(
         np.empty(8 * widths.max() + 64, np.float32),
         np.empty(192, np.float32),
         np.empty(1536, np.float32),
+        np.empty(stored[:, 1].max() + SLACK, np.uint8),
         np.empty(64, np.float32),
     )
     for i in range(len(stored)):
@@ -94,7 +98,9 @@ def decode_images(
         if not read_quantizers(data, layout, scratch.quantizers):
             return i
         quantized_cosines(scratch.quantizers, scratch.cosines)
-        if not decode_region(data, layout, region, scratch.cosines, lookup, scratch.block, scratch.samples):
+        if not decode_region(
+            data, layout, region, scratch.cosines, lookup, scratch.coded, scratch.block, scratch.samples
+        ):
             return i
         for number, output in enumerate(outputs):
             _resize(layout, region, boxes[i, number], hulls[i, number], flips[i], scratch, output[i])

@@ -35,6 +35,16 @@ def _load_word(_context: Any, data: Any, _position: Any) -> Any:
     return types.uint64(data, types.int64), generate
 
 
+def _store_word(_context: Any, data: Any, _position: Any, _word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data, position, word = arguments
+        address = _address(context, builder, signature.args[0], data, position)
+        builder.store(builder.bswap(word), builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64, types.uint64), generate
+
+
 def _add_scaled(_context: Any, target: Any, _to: Any, source: Any, _start: Any, _factor: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector: Any = ir.VectorType(ir.FloatType(), _LANES)
@@ -165,6 +175,9 @@ def _interleaved(builder: Any, one: Any, other: Any, start: int) -> Any:
 
 load_word: Any = intrinsic(_load_word)
 """``load_word(data, position)``: eight bytes of a uint8 array from any place, the first one highest, as uint64."""
+
+store_word: Any = intrinsic(_store_word)
+"""``store_word(data, position, word)``: the reverse."""
 
 add_scaled: Any = intrinsic(_add_scaled)
 """``add_scaled(target, to, source, start, factor)``: ``target[to:to+8] += factor * source[start:start+8]``, in float32.

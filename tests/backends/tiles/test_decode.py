@@ -14,7 +14,7 @@ from PIL import Image
 from respipe.backends.layout import read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
-from respipe.backends.tiles.entropy import standard_lookup
+from respipe.backends.tiles.entropy import SLACK, standard_lookup
 from respipe.backends.tiles.header import read_quantizers
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode, noise, upsampling
 
@@ -30,7 +30,8 @@ def decode(data: NDArray[np.uint8], region: Region | None = None) -> list[NDArra
     quantized_cosines(quantizers, cosines)
     planes = lay_out_planes(layout, region)
     samples = np.full(planes.end, 77, np.uint8)
-    if not decode_region(data, layout, region, cosines, LOOKUP, np.zeros(64, np.float32), samples):
+    coded, block = np.zeros(len(data) + SLACK, np.uint8), np.zeros(64, np.float32)
+    if not decode_region(data, layout, region, cosines, LOOKUP, coded, block, samples):
         return None
     parts = [(0, planes.blue, planes.luma_columns)]
     if layout.components == 3:
