@@ -1,7 +1,7 @@
 """The inverse discrete cosine transform of 8 x 8 blocks, column by column while they are decoded, then row by row.
 
-Blocks are stored transposed, 64 bytes with the pixels of a column adjacent: a plane of such blocks is an array
-(bands of 8 rows, columns, 8), in which a block is one cache line and a column of a band one vector.
+Blocks are stored in planes of bands, arrays (bands of BAND rows, columns, BAND), in which a column of a band is one
+vector.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from respipe.backends.tiles.machine import store_pixels
+from respipe.backends.tiles.weighing import BAND
 
 
 def _basis() -> NDArray[np.float32]:
@@ -59,7 +62,7 @@ def store_block(block: NDArray[np.float32], plane: NDArray[np.uint8], at: int) -
     Args:
         block: (64,) float32, [horizontal frequency][y].
         plane: (n,) uint8.
-        at: where in ``plane`` the block's 64 pixels go, [x][y].
+        at: where in ``plane`` the block's first pixel goes.
     """
     half = np.float32(128.5)
     for y in range(8):
@@ -81,18 +84,11 @@ def store_block(block: NDArray[np.float32], plane: NDArray[np.uint8], at: int) -
         block[40 + y] = even2 - odd2
         block[48 + y] = even1 - odd1
         block[56 + y] = even0 - odd0
-    pixels = plane[at : at + 64]
-    for i in range(64):
-        pixels[i] = _pixel(block[i])
-    block[:] = np.float32(0.0)
+    store_pixels(block, plane, at, BAND)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def store_flat_block(mean: float, plane: NDArray[np.uint8], at: int) -> None:
-    """Store a block that consists of its mean alone, which is given after the transform along one axis."""
-    plane[at : at + 64] = _pixel(np.float32(128.5) + _E0 * np.float32(mean))
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _pixel(value: np.float32) -> np.uint8:
+def flat_pixel(mean: float) -> np.uint8:
+    """The pixels of a block that consists of its mean alone, which is given after the transform along one axis."""
+    value = np.float32(128.5) + _E0 * np.float32(mean)
     return np.uint8(np.int32(min(max(value, np.float32(0.0)), np.float32(255.0))))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, interval_bounds
 from respipe.backends.tiles import entropy
-from respipe.backends.tiles.dct import COLUMNS, store_block, store_flat_block
-from respipe.backends.tiles.machine import add_scaled, load_word, spread
+from respipe.backends.tiles.dct import COLUMNS, flat_pixel, store_block
+from respipe.backends.tiles.machine import add_scaled, load_word, spread, store_flat
+from respipe.backends.tiles.weighing import BAND
 
 
 class Region(NamedTuple):
@@ -26,7 +27,7 @@ class Region(NamedTuple):
 class Planes(NamedTuple):
     """Where the decoded samples of a region are: luma, blue and red behind each other in one array.
 
-    Each plane is (bands, columns, 8) as :mod:`respipe.backends.tiles.dct` describes.
+    Each plane is (bands, columns, BAND) as :mod:`respipe.backends.tiles.dct` describes.
 
     Args:
         luma_columns, chroma_columns: columns of a plane.
@@ -44,11 +45,16 @@ class Planes(NamedTuple):
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def lay_out_planes(layout: Layout, region: Region) -> Planes:
     """Lay out the planes of a region."""
-    num_mcus = (region.bottom - region.top) * (region.right - region.left)
-    blue = num_mcus * layout.mcu_height * layout.mcu_width
-    chroma = 64 * num_mcus if layout.components == 3 else 0
-    across = region.right - region.left
+    across, down = region.right - region.left, region.bottom - region.top
+    blue = _samples(down * layout.mcu_height, across * layout.mcu_width)
+    chroma = _samples(8 * down, 8 * across) if layout.components == 3 else 0
     return Planes(across * layout.mcu_width, 8 * across, blue, blue + chroma, blue + 2 * chroma)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _samples(height: int, width: int) -> int:
+    """Samples of a plane of whole bands."""
+    return (height + BAND - 1) // BAND * BAND * width
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -64,17 +70,26 @@ def covering_region(layout: Layout, top: int, left: int, bottom: int, right: int
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _block_places(layout: Layout, planes: Planes) -> NDArray[np.int64]:
-    """(blocks of an MCU, 4): component, place of the first MCU's block, and steps to the next row and column."""
+def _block_places(layout: Layout, planes: Planes, row: int, places: NDArray[np.int64]) -> None:
+    """Where the blocks of a row of MCUs are.
+
+    Args:
+        layout, planes: of an image and a region.
+        row: of MCUs in the region.
+        places: (blocks of an MCU, 3) int64, filled: component, place of the first MCU's block, and step to the next.
+    """
     wide, high = layout.mcu_width >> 3, layout.mcu_height >> 3
-    places = np.empty((wide * high + layout.components - 1, 4), np.int64)
     for part in range(wide * high):
-        place = 8 * (part // wide * planes.luma_columns + part % wide * 8)
-        places[part] = 0, place, 8 * high * planes.luma_columns, 64 * wide
+        y, x = 8 * (row * high + part // wide), 8 * (part % wide)
+        places[part] = 0, _place(y, x, planes.luma_columns), layout.mcu_width * BAND
     for component in range(1, layout.components):
-        place = planes.blue if component == 1 else planes.red
-        places[wide * high + component - 1] = component, place, 8 * planes.chroma_columns, 64
-    return places
+        start = planes.blue if component == 1 else planes.red
+        places[wide * high + component - 1] = component, start + _place(8 * row, 0, planes.chroma_columns), 8 * BAND
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _place(y: int, x: int, width: int) -> int:
+    return (y // BAND * width + x) * BAND + y % BAND
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -127,7 +142,8 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
     Returns:
         False where the data is damaged.
     """
-    places = _block_places(layout, lay_out_planes(layout, region))
+    planes = lay_out_planes(layout, region)
+    places = np.empty(((layout.mcu_height >> 3) * (layout.mcu_width >> 3) + layout.components - 1, 3), np.int64)
     intervals = _covered_intervals(data, layout, region)
     means = np.empty(3, np.int64)
     block[:] = np.float32(0.0)
@@ -135,6 +151,8 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
         num_bytes = entropy.unstuff(data, intervals[i, 0], intervals[i, 1], coded)
         if num_bytes < 0:
             return False
+        if i == 0 or intervals[i, 2] != intervals[i - 1, 2]:
+            _block_places(layout, planes, intervals[i, 2], places)
         position, buffer, loaded = 0, np.uint64(0), 0
         means[:] = 0
         for column in range(intervals[i, 3], intervals[i, 3] + intervals[i, 4]):
@@ -183,13 +201,13 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                             break
                 if not entropy.is_end(place) or 8 * position - loaded > 8 * num_bytes:
                     return False
-                at = places[part, 1] + intervals[i, 2] * places[part, 2] + column * places[part, 3]
+                at = places[part, 1] + column * places[part, 2]
                 if column < 0:
                     block[:] = np.float32(0.0)
                 elif detailed:
                     store_block(block, samples, at)
                 else:
-                    store_flat_block(block[0], samples, at)
+                    store_flat(flat_pixel(block[0]), samples, at, BAND)
         # Nothing is left of a whole interval but the bits that fill up its last byte.
         if intervals[i, 4] == intervals[i, 5] and 8 * (num_bytes - position) + loaded >= 8:
             return False

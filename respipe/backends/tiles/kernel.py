@@ -8,19 +8,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.backends.filters import triangle_filter
 from respipe.backends.layout import Layout, read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK
 from respipe.backends.tiles.header import read_quantizers
-from respipe.backends.tiles.machine import PIXELS
-from respipe.backends.tiles.resize import (
-    Plane,
-    chroma_taps,
-    luma_taps,
-    resize_columns,
-    resize_rows,
-)
+from respipe.backends.tiles.resize import Plane, resize_columns, resize_rows
+from respipe.backends.tiles.taps import chroma_filter, fixed_point
+from respipe.backends.tiles.weighing import PIXELS
 
 
 class Scratch(NamedTuple):
@@ -28,8 +24,7 @@ class Scratch(NamedTuple):
 
     Args:
         samples: uint8, decoded planes.
-        rows: float32, planes resized horizontally.
-        lines: float32, a band of samples.
+        rows: uint16, planes resized horizontally.
         quantizers: (192,) float32.
         cosines: (1536,) float32.
         coded: uint8, a restart interval.
@@ -37,8 +32,7 @@ class Scratch(NamedTuple):
     """
 
     samples: NDArray[np.uint8]
-    rows: NDArray[np.float32]
-    lines: NDArray[np.float32]
+    rows: NDArray[np.uint16]
     quantizers: NDArray[np.float32]
     cosines: NDArray[np.float32]
     coded: NDArray[np.uint8]
@@ -75,8 +69,7 @@ def decode_images(
         size = max(size, (output.shape[1] + PIXELS - 1) // PIXELS * PIXELS)
     scratch = Scratch(
         np.empty(3 * (heights * widths).max(), np.uint8),
-        np.empty(3 * heights.max() * size, np.float32),
-        np.empty(8 * widths.max() + 64, np.float32),
+        np.empty(3 * heights.max() * size, np.uint16),
         np.empty(192, np.float32),
         np.empty(1536, np.float32),
         np.empty(stored[:, 1].max() + SLACK, np.uint8),
@@ -122,35 +115,23 @@ def _resize(
     stride = (size + PIXELS - 1) // PIXELS * PIXELS
     planes = lay_out_planes(layout, region)
     top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
-    vertical = luma_taps(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size)
-    horizontal = luma_taps(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size)
-    num_rows = planes.blue // planes.luma_columns
+    vertical = triangle_filter(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size, False)
+    horizontal = triangle_filter(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size, flip)
+    num_rows, columns = planes.blue // planes.luma_columns, planes.luma_columns
     luma_rows = scratch.rows[: num_rows * stride].reshape(num_rows, stride)
-    samples = scratch.samples[: planes.blue]
-    resize_rows(samples, 0.0, planes.luma_columns, top, left, vertical, horizontal, flip, scratch.lines, luma_rows)
-    luma = Plane(luma_rows, top, vertical)
+    resize_rows(scratch.samples, columns, top, left, vertical, fixed_point(horizontal, 0), luma_rows)
+    luma = Plane(luma_rows, top, fixed_point(vertical, 0))
     if layout.components == 1:
         resize_columns(luma, luma, luma, True, out)
         return
     high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
-    vertical_chroma = chroma_taps(vertical, high, (layout.height + high - 1) // high)
-    horizontal_chroma = chroma_taps(horizontal, wide, (layout.width + wide - 1) // wide)
-    top_chroma, num_chroma = top // high, num_rows // high
-    chroma_rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * stride].reshape(2, num_chroma, stride)
-    for number in range(2):
-        start, stop = (planes.blue, planes.red) if number == 0 else (planes.red, planes.end)
-        resize_rows(
-            scratch.samples[start:stop],
-            128.0,
-            planes.chroma_columns,
-            top_chroma,
-            left // wide,
-            vertical_chroma,
-            horizontal_chroma,
-            flip,
-            scratch.lines,
-            chroma_rows[number],
-        )
-    blueness = Plane(chroma_rows[0], top_chroma, vertical_chroma)
-    redness = Plane(chroma_rows[1], top_chroma, vertical_chroma)
-    resize_columns(luma, blueness, redness, False, out)
+    vertical = chroma_filter(vertical, high, (layout.height + high - 1) // high)
+    horizontal = chroma_filter(horizontal, wide, (layout.width + wide - 1) // wide)
+    top, left, columns = top // high, left // wide, planes.chroma_columns
+    num_chroma = (planes.red - planes.blue) // columns
+    rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * stride].reshape(2, num_chroma, stride)
+    taps = fixed_point(horizontal, 128)
+    resize_rows(scratch.samples[planes.blue :], columns, top, left, vertical, taps, rows[0])
+    resize_rows(scratch.samples[planes.red :], columns, top, left, vertical, taps, rows[1])
+    taps = fixed_point(vertical, 128)
+    resize_columns(luma, Plane(rows[0], top, taps), Plane(rows[1], top, taps), False, out)

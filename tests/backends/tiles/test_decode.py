@@ -16,6 +16,7 @@ from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK, standard_lookup
 from respipe.backends.tiles.header import read_quantizers
+from respipe.backends.tiles.weighing import BAND
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode, noise, upsampling
 
 LOOKUP = standard_lookup()
@@ -36,9 +37,13 @@ def decode(data: NDArray[np.uint8], region: Region | None = None) -> list[NDArra
     parts = [(0, planes.blue, planes.luma_columns)]
     if layout.components == 3:
         parts += [(planes.blue, planes.red, planes.chroma_columns), (planes.red, planes.end, planes.chroma_columns)]
+    heights = [layout.mcu_height, 8, 8]
     return [
-        samples[start:end].reshape(-1, columns, 8).transpose(0, 2, 1).reshape(-1, columns)
-        for start, end, columns in parts
+        samples[start:end]
+        .reshape(-1, columns, BAND)
+        .transpose(0, 2, 1)
+        .reshape(-1, columns)[: (region.bottom - region.top) * height]
+        for (start, end, columns), height in zip(parts, heights, strict=False)
     ]
 
 

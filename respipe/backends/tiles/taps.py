@@ -1,0 +1,90 @@
+"""The filters with which planes are resized: for chroma at its own resolution, and as integers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.backends.filters import Filter, reach
+from respipe.backends.tiles.weighing import BLOCK
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
+    """The filter on a chroma plane that equals a filter on the upsampled plane.
+
+    As libjpeg does, chroma of half the resolution is upsampled with a triangle filter (3/4 of the nearer sample and 1/4
+    of the other, at the edge the nearer one alone), any other by repeating samples.
+
+    Args:
+        luma: filter on the upsampled plane.
+        ratio: upsampled samples for each chroma sample.
+        num_samples: chroma samples of the image along this axis.
+    """
+    if ratio == 1:
+        return luma
+    size, num_luma = luma.weights.shape
+    margin = 1 if ratio == 2 else 0
+    start, stop = reach(luma)
+    low, high = max((start - margin) // ratio, 0), min((stop - 1 + margin) // ratio + 1, num_samples)
+    num_taps = min(num_luma // ratio + 2, high - low)
+    first = np.empty(size, np.int64)
+    weights = np.zeros((size, num_taps), np.float32)
+    for i in range(size):
+        origin = min(max((luma.first[i] - margin) // ratio, low), high - num_taps)
+        for k in range(num_luma):
+            at = luma.first[i] + k
+            near = at // ratio
+            weight = luma.weights[i, k]
+            if ratio == 2:
+                other = min(max(near - 1 + 2 * (at & 1), 0), num_samples - 1)
+                weights[i, other - origin] += np.float32(0.25) * weight
+                weight *= np.float32(0.75)
+            weights[i, near - origin] += weight
+        first[i] = origin
+    return Filter(first, weights)
+
+
+class Taps(NamedTuple):
+    """A filter in integers, which count in parts of 65536. Each number stands in both halves of an element.
+
+    Behind the S pixels of output are others up to a multiple of BLOCK, which stay black.
+
+    Args:
+        first: (n,) int64, where the window of each output pixel begins.
+        weights: (n, K) uint32, their weights.
+        constants: (n,) uint32, what to add, in parts of 256 of a grey level: for rounding, and for black.
+    """
+
+    first: NDArray[np.int64]
+    weights: NDArray[np.uint32]
+    constants: NDArray[np.uint32]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def fixed_point(taps: Filter, black: int) -> Taps:
+    """Round the weights of a filter, so that their sum remains what it is.
+
+    Args:
+        taps: the filter.
+        black: what samples outside the image are.
+    """
+    size, num_taps = taps.weights.shape
+    padded = (size + BLOCK - 1) // BLOCK * BLOCK
+    first, weights = np.empty(padded, np.int64), np.zeros((padded, num_taps), np.uint32)
+    constants = np.zeros(padded, np.uint32)
+    first[:size] = taps.first
+    first[size:] = taps.first[0]
+    for i in range(size):
+        total, before = np.float32(0.5), 0
+        for k in range(num_taps):
+            total += np.float32(65536.0) * taps.weights[i, k]
+            behind = int(total)
+            weights[i, k] = 0x10001 * min(behind - before, 0xFFFF)
+            before = behind
+        # Each product loses half a part of 256 on average.
+        constants[i] = 0x10001 * (min(num_taps >> 1, 0xFF) + ((0x10000 - before) * black >> 8))
+    return Taps(first, weights, constants)
