@@ -34,16 +34,18 @@ def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
     first = np.empty(size, np.int64)
     weights = np.zeros((size, num_taps), np.float32)
     for i in range(size):
-        origin = min(max((luma.first[i] - margin) // ratio, low), high - num_taps)
-        for k in range(num_luma):
-            at = luma.first[i] + k
-            near = at // ratio
-            weight = luma.weights[i, k]
-            if ratio == 2:
-                other = min(max(near - 1 + 2 * (at & 1), 0), num_samples - 1)
-                weights[i, other - origin] += np.float32(0.25) * weight
-                weight *= np.float32(0.75)
-            weights[i, near - origin] += weight
+        at = luma.first[i]
+        if ratio != 2:
+            origin = min(at // ratio, high - num_taps)
+            for k in range(num_luma):
+                weights[i, (at + k) // ratio - origin] += luma.weights[i, k]
+        else:
+            origin = min(max(at - 1 >> 1, low), high - num_taps)
+            for k in range(num_luma):
+                near = at + k >> 1
+                other = min(max(near - 1 + 2 * (at + k & 1), 0), num_samples - 1)
+                weights[i, near - origin] += np.float32(0.75) * luma.weights[i, k]
+                weights[i, other - origin] += np.float32(0.25) * luma.weights[i, k]
         first[i] = origin
     return Filter(first, weights)
 
