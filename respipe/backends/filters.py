@@ -54,26 +54,28 @@ def triangle_filter(
         return Filter(first, np.zeros((size, 1), np.float32))
     scale = extent / size
     support = max(scale, 1.0)
-    slope = 1.0 / support
+    slope = np.float32(1.0 / support)
     num_taps = min(int(np.ceil(2.0 * support)), high - low)
-    weights = np.empty((size, num_taps), np.float32)
+    offsets = np.empty(size, np.float32)
     for i in range(size):
-        x = size - 1 - i if flip else i
-        center = start + (i + 0.5) * scale
-        begin = max(int(np.floor(center - support + 0.5)), hull_start)
-        end = min(int(np.floor(center + support + 0.5)), hull_stop)
-        origin = min(max(begin, low), high - num_taps)
-        total = 0.0
+        center = start + ((size - 1 - i if flip else i) + 0.5) * scale
+        first[i] = min(max(int(np.floor(center - support + 0.5)), low), high - num_taps)
+        offsets[i] = center - 0.5 - first[i]
+    weights = np.empty((size, num_taps), np.float32)
+    one, nothing = np.float32(1.0), np.float32(0.0)
+    for i in range(size):
+        total = nothing
         for k in range(num_taps):
-            weight = max(1.0 - abs(origin + k + 0.5 - center) * slope, 0.0)
-            weights[x, k] = weight
+            weight = max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+            weights[i, k] = weight
             total += weight
-        for pixel in range(begin, low):
-            total += max(1.0 - abs(pixel + 0.5 - center) * slope, 0.0)
-        for pixel in range(high, end):
-            total += max(1.0 - abs(pixel + 0.5 - center) * slope, 0.0)
-        factor = 1.0 / total
+        if hull_start < low or hull_stop > high:
+            before, behind = int(np.floor(offsets[i] - support)), int(np.ceil(offsets[i] + support))
+            for k in range(max(hull_start - first[i], before), low - first[i]):
+                total += max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+            for k in range(high - first[i], min(hull_stop - first[i], behind + 1)):
+                total += max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+        factor = one / total
         for k in range(num_taps):
-            weights[x, k] *= factor
-        first[x] = origin
+            weights[i, k] *= factor
     return Filter(first, weights)

@@ -14,7 +14,7 @@ from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK
 from respipe.backends.tiles.header import read_quantizers
-from respipe.backends.tiles.resize import Plane, resize_columns, resize_rows
+from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.taps import chroma_filter, fixed_point
 from respipe.backends.tiles.weighing import PIXELS
 
@@ -117,21 +117,21 @@ def _resize(
     top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
     vertical = triangle_filter(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size, False)
     horizontal = triangle_filter(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size, flip)
-    num_rows, columns = planes.blue // planes.luma_columns, planes.luma_columns
-    luma_rows = scratch.rows[: num_rows * stride].reshape(num_rows, stride)
-    resize_rows(scratch.samples, columns, top, left, vertical, fixed_point(horizontal, 0), luma_rows)
-    luma = Plane(luma_rows, top, fixed_point(vertical, 0))
+    num_rows = planes.blue // planes.luma_columns
+    rows = scratch.rows[: num_rows * stride].reshape(num_rows, stride)
+    taps = fixed_point(horizontal, 0)
+    resize_rows(scratch.samples, planes.luma_columns, top, left, vertical, taps, 0, 1, rows)
+    luma = Rows(rows, top, fixed_point(vertical, 0))
     if layout.components == 1:
-        resize_columns(luma, luma, luma, True, out)
+        resize_columns(luma, luma, True, out)
         return
     high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
     vertical = chroma_filter(vertical, high, (layout.height + high - 1) // high)
     horizontal = chroma_filter(horizontal, wide, (layout.width + wide - 1) // wide)
-    top, left, columns = top // high, left // wide, planes.chroma_columns
-    num_chroma = (planes.red - planes.blue) // columns
-    rows = scratch.rows[luma_rows.size : luma_rows.size + 2 * num_chroma * stride].reshape(2, num_chroma, stride)
+    top, left = top // high, left // wide
+    num_chroma = (planes.red - planes.blue) // planes.chroma_columns
+    rows = scratch.rows[rows.size : rows.size + 2 * num_chroma * stride].reshape(num_chroma, 2 * stride)
     taps = fixed_point(horizontal, 128)
-    resize_rows(scratch.samples[planes.blue :], columns, top, left, vertical, taps, rows[0])
-    resize_rows(scratch.samples[planes.red :], columns, top, left, vertical, taps, rows[1])
-    taps = fixed_point(vertical, 128)
-    resize_columns(luma, Plane(rows[0], top, taps), Plane(rows[1], top, taps), False, out)
+    resize_rows(scratch.samples[planes.blue :], planes.chroma_columns, top, left, vertical, taps, 0, 2, rows)
+    resize_rows(scratch.samples[planes.red :], planes.chroma_columns, top, left, vertical, taps, 1, 2, rows)
+    resize_columns(luma, Rows(rows, top, fixed_point(vertical, 128)), False, out)

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from respipe.backends.filters import Filter, reach
 from respipe.backends.tiles.taps import Taps
-from respipe.backends.tiles.weighing import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_rows
+from respipe.backends.tiles.weighing import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 
 
-class Plane(NamedTuple):
-    """A plane resized along its rows, and the filter along its columns.
+class Rows(NamedTuple):
+    """Planes resized along their rows, and the filter along their columns.
 
     Args:
-        rows: (n, S rounded up to a multiple of PIXELS) uint16, in parts of 256 of a grey level.
+        values: (n, S rounded up to a multiple of PIXELS, times the number of planes) uint16, in parts of 256 of a grey
+            level: PIXELS of each plane in turn.
         top: the row of the image that is the first.
         taps: the filter.
     """
 
-    rows: NDArray[np.uint16]
+    values: NDArray[np.uint16]
     top: int
     taps: Taps
 
@@ -39,6 +40,8 @@ def resize_rows(
     left: int,
     vertical: Filter,
     horizontal: Taps,
+    plane: int,
+    num_planes: int,
     rows: NDArray[np.uint16],
 ) -> None:
     """Resize a plane horizontally.
@@ -49,7 +52,8 @@ def resize_rows(
         top, left: where the plane begins in the image.
         vertical: filter on the rows, which tells which of them are needed.
         horizontal: filter on the columns.
-        rows: (BAND x bands, S rounded up to a multiple of PIXELS) uint16, filled where needed.
+        plane, num_planes: which of how many planes of ``rows`` it is.
+        rows: (BAND x bands, n) uint16, filled where needed, see :class:`Rows`.
     """
     stride, out = rows.shape[1], rows.reshape(-1)
     weights, num_taps = horizontal.weights.reshape(-1), horizontal.weights.shape[1]
@@ -57,37 +61,37 @@ def resize_rows(
     for band in range((start - top) // BAND, (stop - 1 - top) // BAND + 1):
         begin, to = BAND * (width * band - left), BAND * stride * band
         for x in range(0, len(horizontal.first), BLOCK):
-            weigh_columns(
-                samples, begin, horizontal.first, weights, horizontal.constants, x, num_taps, out, to + x, stride
-            )
+            at = to + x + x // PIXELS * PIXELS * (num_planes - 1) + PIXELS * plane
+            weigh_columns(samples, begin, horizontal.first, weights, horizontal.constants, x, num_taps, out, at, stride)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def resize_columns(luma: Plane, blueness: Plane, redness: Plane, is_gray: bool, out: NDArray[np.uint8]) -> None:
+def resize_columns(luma: Rows, chroma: Rows, is_gray: bool, out: NDArray[np.uint8]) -> None:
     """Resize planes vertically and convert them to colour, a vector of pixels at a time.
 
     Args:
-        luma, blueness, redness: Y, Cb, Cr; the latter two of the same size.
-        is_gray: whether there is luma alone; the others are ignored.
+        luma, chroma: Y; Cb and Cr.
+        is_gray: whether there is luma alone; chroma is ignored.
         out: (S, S, 3) uint8, filled.
     """
-    size, stride = len(out), luma.rows.shape[1]
-    pixels = out.reshape(-1)
-    rows, weights, num_taps = luma.rows.reshape(-1), luma.taps.weights.reshape(-1), luma.taps.weights.shape[1]
-    blue, red = blueness.rows.reshape(-1), redness.rows.reshape(-1)
-    chroma_weights, num_chroma = blueness.taps.weights.reshape(-1), blueness.taps.weights.shape[1]
+    size, pixels = len(out), out.reshape(-1)
+    rows, stride = luma.values.reshape(-1), luma.values.shape[1]
+    weights, num_taps = luma.taps.weights.reshape(-1), luma.taps.weights.shape[1]
+    chroma_rows, chroma_stride = chroma.values.reshape(-1), chroma.values.shape[1]
+    chroma_weights, num_chroma = chroma.taps.weights.reshape(-1), chroma.taps.weights.shape[1]
     sums = np.full(3 * PIXELS, 128 << 8, np.uint16)
     rest = np.empty(3 * PIXELS, np.uint8)
     for y in range(size):
         start, constant = stride * (luma.taps.first[y] - luma.top), luma.taps.constants[y]
-        chroma_start = stride * (blueness.taps.first[y] - blueness.top)
-        chroma_constant = blueness.taps.constants[y]
+        chroma_start = chroma_stride * (chroma.taps.first[y] - chroma.top)
+        chroma_constant = chroma.taps.constants[y]
         for x in range(0, size, PIXELS):
-            weigh_rows(rows, start + x, stride, weights, y * num_taps, num_taps, constant, sums, 0)
+            weigh_row(rows, start + x, stride, weights, y * num_taps, num_taps, constant, sums, 0)
             if not is_gray:
-                at, tap = chroma_start + x, y * num_chroma
-                weigh_rows(blue, at, stride, chroma_weights, tap, num_chroma, chroma_constant, sums, PIXELS)
-                weigh_rows(red, at, stride, chroma_weights, tap, num_chroma, chroma_constant, sums, 2 * PIXELS)
+                at, tap = chroma_start + 2 * x, y * num_chroma
+                weigh_two_rows(
+                    chroma_rows, at, chroma_stride, chroma_weights, tap, num_chroma, chroma_constant, sums, PIXELS
+                )
             to = 3 * (size * y + x)
             # What is converted beyond the end of a row is overwritten by the next one.
             if to + len(rest) <= len(pixels):

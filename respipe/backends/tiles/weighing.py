@@ -70,7 +70,8 @@ def _weigh_columns(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         plane, start, first, weights, constants, x, count, rows, to, stride = arguments
         kinds = signature.args
-        samples, words, columns = _vector(_byte, BAND), _vector(_short, BAND), []
+        samples, words = _vector(_byte, BAND), _vector(_short, BAND)
+        columns: list[Any] = []
         for i in range(BLOCK):
             number = builder.add(x, _integer(i))
             origin = builder.load(address(context, builder, kinds[2], first, number))
@@ -123,35 +124,39 @@ def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
     return lines
 
 
-def _weigh_rows(
-    _context: Any,
-    rows: Any,
-    _start: Any,
-    _stride: Any,
-    weights: Any,
-    _tap: Any,
-    _count: Any,
-    _constant: Any,
-    sums: Any,
-    _to: Any,
-) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, start, stride, weights, tap, count, constant, sums, to = arguments
-        vector = _vector(_short, PIXELS)
-        total = cgutils.alloca_once_value(builder, _everywhere(builder, constant, PIXELS))
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.add(start, builder.mul(loop.index, stride))
-            row = builder.bitcast(address(context, builder, signature.args[0], rows, at), vector.as_pointer())
-            place = address(context, builder, signature.args[3], weights, builder.add(tap, loop.index))
-            weight = _everywhere(builder, builder.load(place), PIXELS)
-            product = _high_product(builder, builder.load(row, align=2), weight, "zext")
-            builder.store(builder.add(builder.load(total), product), total)
-        into = builder.bitcast(address(context, builder, signature.args[7], sums, to), vector.as_pointer())
-        builder.store(builder.load(total), into, align=2)
-        return context.get_dummy_value()
+def _weigh_rows(lanes: int) -> Any:
+    vector = _vector(_short, lanes)
 
-    number = types.int64
-    return types.void(rows, number, number, weights, number, number, types.uint32, sums, number), generate
+    def declare(
+        _context: Any,
+        rows: Any,
+        _start: Any,
+        _stride: Any,
+        weights: Any,
+        _tap: Any,
+        _count: Any,
+        _constant: Any,
+        sums: Any,
+        _to: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            rows, start, stride, weights, tap, count, constant, sums, to = arguments
+            total = cgutils.alloca_once_value(builder, _everywhere(builder, constant, lanes))
+            with cgutils.for_range(builder, count) as loop:
+                at = builder.add(start, builder.mul(loop.index, stride))
+                row = builder.bitcast(address(context, builder, signature.args[0], rows, at), vector.as_pointer())
+                place = address(context, builder, signature.args[3], weights, builder.add(tap, loop.index))
+                weight = _everywhere(builder, builder.load(place), lanes)
+                product = _high_product(builder, builder.load(row, align=2), weight, "zext")
+                builder.store(builder.add(builder.load(total), product), total)
+            into = builder.bitcast(address(context, builder, signature.args[7], sums, to), vector.as_pointer())
+            builder.store(builder.load(total), into, align=2)
+            return context.get_dummy_value()
+
+        number = types.int64
+        return types.void(rows, number, number, weights, number, number, types.uint32, sums, number), generate
+
+    return declare
 
 
 def _convert(_context: Any, sums: Any, pixels: Any, _to: Any) -> Any:
@@ -213,12 +218,15 @@ k < ``count`` of ``weights[j * count + k] * plane[start + BAND * (first[j] + k) 
 ``rows`` uint16, and the rest are parts of a :class:`respipe.backends.tiles.taps.Taps`.
 """
 
-weigh_rows: Any = intrinsic(_weigh_rows)
-"""``weigh_rows(rows, start, stride, weights, tap, count, constant, sums, to)``: a part of a row of output.
+weigh_row: Any = intrinsic(_weigh_rows(PIXELS))
+"""``weigh_row(rows, start, stride, weights, tap, count, constant, sums, to)``: a part of a row of output.
 
 For all i < PIXELS, ``sums[to + i]`` becomes ``constant`` and the sum over k < ``count`` of ``weights[tap + k] *
 rows[start + k * stride + i] / 65536``. ``rows`` and ``sums`` are uint16, the rest as above.
 """
+
+weigh_two_rows: Any = intrinsic(_weigh_rows(2 * PIXELS))
+"""The same for twice as many elements, with those of two planes behind each other."""
 
 convert: Any = intrinsic(_convert)
 """``convert(sums, pixels, to)``: vectors of Y, Cb and Cr behind each other, in parts of 256, become RGB (ITU-T T.871).

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from respipe.backends.filters import Filter, triangle_filter
-from respipe.backends.tiles.resize import Plane, resize_columns, resize_rows
+from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.taps import Taps, chroma_filter, fixed_point
 from respipe.backends.tiles.weighing import BAND, PIXELS
 from tests.backends.tiles.jpegs import upsampling
@@ -50,10 +50,10 @@ def test_rows_and_columns_are_weighed_as_the_filters_say(size: int, flip: bool) 
     vertical = triangle_filter(19.5, 90.25, 19, 110, len(image), size, False)
     horizontal = triangle_filter(9.25, 40.5, 9, 50, image.shape[1], size, flip)
     rows = np.zeros((BAND * bands, -(-size // PIXELS) * PIXELS), np.uint16)
-    resize_rows(samples.copy(), width, top, left, vertical, fixed_point(horizontal, 0), rows)
-    luma = Plane(rows, top, fixed_point(vertical, 0))
+    resize_rows(samples.copy(), width, top, left, vertical, fixed_point(horizontal, 0), 0, 1, rows)
+    luma = Rows(rows, top, fixed_point(vertical, 0))
     out = np.zeros((size, size, 3), np.uint8)
-    resize_columns(luma, luma, luma, True, out)
+    resize_columns(luma, luma, True, out)
     unflipped = triangle_filter(9.25, 40.5, 9, 50, image.shape[1], size, False)
     expected = matrix(vertical, len(image)) @ image @ matrix(unflipped, image.shape[1]).T
     for channel in range(3):
@@ -70,9 +70,9 @@ def test_colours_are_converted_and_rounded(size: int) -> None:
     identity = Taps(np.arange(size), np.full((size, 1), 0xFFFFFFFF, np.uint32), np.full(size, 0x10001, np.uint32))
     rows = np.zeros((3, size, padded), np.uint16)
     rows[:, :, :size] = np.rint(256 * values.T[:, None]).clip(0, 0xFF00)
-    luma, blueness, redness = (Plane(plane, 0, identity) for plane in rows)
+    chroma = rows[1:].reshape(2, size, -1, PIXELS).transpose(1, 2, 0, 3).reshape(size, -1)
     out = np.zeros((size, size, 3), np.uint8)
-    resize_columns(luma, blueness, redness, False, out)
+    resize_columns(Rows(rows[0].copy(), 0, identity), Rows(chroma, 0, identity), False, out)
     to_rgb = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])  # ITU-T T.871
     expected = ((values - [0, 128, 128]) @ to_rgb.T).clip(0, 255)
     np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), atol=0.6)
