@@ -171,7 +171,7 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                 buffer <<= np.uint64(length)
                 loaded -= length
                 table += np.uint64(entropy.TABLE)
-                place, detailed = entropy.step(entry) - 1, False
+                place = entropy.step(entry) - 1
                 while place < 63:
                     buffer |= load_word(coded, position) >> np.uint64(loaded)
                     position += (63 - loaded) >> 3
@@ -180,11 +180,18 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                         entry = lookup[table + entropy.short_code(buffer)]
                         if entry == 0:
                             entry = lookup[table + entropy.long_code(buffer)]
-                        length, value = entropy.bits_and_value(entry, buffer)
+                        before = buffer
+                        buffer <<= np.uint64(entropy.num_bits(entry))
+                        loaded -= entropy.num_bits(entry)
+                        value = entropy.value(entry)
+                        if entropy.is_unread(entry):
+                            size = value
+                            value = entropy.read_value(buffer, 0, size)
+                            buffer <<= np.uint64(size)
+                            loaded -= size
                         place += entropy.step(entry)
                         if place < 63:
                             add_scaled(block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value))
-                            detailed = True
                             place += entropy.second_step(entry)
                             if place <= 63:
                                 value = entropy.second_value(entry)
@@ -192,11 +199,10 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                                     block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value)
                                 )
                         elif place == 63:  # what follows belongs to another block
-                            length += entropy.num_bits_of_first(entry) - entropy.num_bits(entry)
+                            if entropy.second_step(entry) != 0:
+                                buffer = before << np.uint64(entropy.num_bits_of_first(entry))
+                                loaded += entropy.num_bits(entry) - entropy.num_bits_of_first(entry)
                             add_scaled(block, COLUMNS[np.uint64(place)], cosines, rows + 8 * place, np.float32(value))
-                            detailed = True
-                        buffer <<= np.uint64(length)
-                        loaded -= length
                         if place >= 63:
                             break
                 if not entropy.is_end(place) or 8 * position - loaded > 8 * num_bytes:
@@ -204,10 +210,10 @@ def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at e
                 at = places[part, 1] + column * places[part, 2]
                 if column < 0:
                     block[:] = np.float32(0.0)
-                elif detailed:
-                    store_block(block, samples, at)
-                else:
+                elif place == entropy.END:  # and no coefficient before it
                     store_flat(flat_pixel(block[0]), samples, at, BAND)
+                else:
+                    store_block(block, samples, at)
         # Nothing is left of a whole interval but the bits that fill up its last byte.
         if intervals[i, 4] == intervals[i, 5] and 8 * (num_bytes - position) + loaded >= 8:
             return False

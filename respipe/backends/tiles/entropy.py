@@ -27,7 +27,10 @@ _SHORT, _LONG = 1 << _SHORT_BITS, 1 << 8
 TABLE = _SHORT + _LONG
 """Entries of each part of :func:`standard_lookup`."""
 
-_UNREAD, _END, _NO_CODE = 0x80, 128, 255
+_UNREAD, _NO_CODE = 0x80, 255
+
+END = 128
+"""How far the end of a block moves on."""
 
 
 def standard_lookup() -> NDArray[np.int64]:
@@ -43,7 +46,7 @@ def _entries(table: HuffmanTable, *, has_runs: bool) -> list[int]:
     codes, lengths = table.codes()
     for code, length, symbol in zip(codes.tolist(), lengths.tolist(), table.symbols.tolist(), strict=True):
         run, size = (symbol >> 4, symbol & 15) if has_runs else (0, symbol)
-        step = _END if has_runs and symbol == 0 else run + 1
+        step = END if has_runs and symbol == 0 else run + 1
         free = _SHORT_BITS - length
         if free < 0:
             rest = 16 - length
@@ -69,7 +72,7 @@ def _in_pairs(entries: list[int]) -> list[int]:
     for bits, entry in enumerate(entries):
         behind = entries[bits << (entry & 0x3F) & _SHORT - 1]
         length = (entry & 0x3F) + (behind & 0x3F)
-        if not entry or not behind or (entry | behind) & _UNREAD or entry >> 8 & 0xFF >= _END or length > _SHORT_BITS:
+        if not entry or not behind or (entry | behind) & _UNREAD or entry >> 8 & 0xFF >= END or length > _SHORT_BITS:
             pairs.append(entry)
         else:
             second = (behind >> 8 & 0xFF) << 16 | (behind >> 24 & 0xFFF) << 40
@@ -137,7 +140,7 @@ def second_value(entry: int) -> int:
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def is_end(place: int) -> bool:
     """Whether a block ends here: with its last coefficient, or with the symbol for the end before that one."""
-    return place == 63 or place >> 6 == _END >> 6
+    return place == 63 or place >> 6 == END >> 6
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
