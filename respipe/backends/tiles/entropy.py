@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.machine import load_word, store_word
+from respipe.backends.tiles.machine import CHUNK, copy_chunk
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 
 _SHORT_BITS = 11
@@ -150,16 +150,6 @@ def read_value(buffer: np.uint64, length: int, size: int) -> int:
     return bits if bits >> (size - 1) != 0 else bits - (1 << size) + 1
 
 
-_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
-_LOW_BITS, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def has_ones(word: np.uint64) -> bool:
-    """Whether one of the eight bytes of a word is 0xFF."""
-    return (~word - _LOW_BITS) & word & _HIGH_BITS != np.uint64(0)
-
-
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def bits_and_value(entry: int, buffer: np.uint64) -> tuple[int, int]:
     """Bits to consume, those of a value read separately included, and the value."""
@@ -190,19 +180,18 @@ def unstuff(data: NDArray[np.uint8], start: int, end: int, out: NDArray[np.uint8
     """
     count = 0
     while start < end:
-        word = load_word(data, start) if start + 8 <= end else _ONES
-        if has_ones(word):
-            stop = min(start + 8, end)
-            while start < stop:
-                out[count] = data[start]
-                if data[start] == 0xFF:
-                    if data[start + 1] != 0:
-                        return -1
-                    start += 1
-                start += 1
-                count += 1
+        if start + CHUNK <= len(data):
+            plain = copy_chunk(data, start, out, count)
         else:
-            store_word(out, count, word)
-            start += 8
-            count += 8
+            out[count] = data[start]
+            plain = 1 if data[start] != 0xFF else 0
+        start += plain
+        count += plain
+        # The marker at the end is the last byte 0xFF that is found.
+        if start < end and data[start] == 0xFF:
+            if data[start + 1] != 0:
+                return -1
+            out[count] = 0xFF
+            start += 2
+            count += 1
     return count

@@ -10,6 +10,9 @@ from numba.extending import intrinsic
 
 _LANES = 8
 
+CHUNK = 32
+"""Bytes that are copied at a time."""
+
 
 def address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """Of an element of an array, for LLVM."""
@@ -32,14 +35,19 @@ def _load_word(_context: Any, data: Any, _position: Any) -> Any:
     return types.uint64(data, types.int64), generate
 
 
-def _store_word(_context: Any, data: Any, _position: Any, _word: Any) -> Any:
+def _copy_chunk(_context: Any, data: Any, _start: Any, out: Any, _to: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data, position, word = arguments
-        place = address(context, builder, signature.args[0], data, position)
-        builder.store(builder.bswap(word), builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
-        return context.get_dummy_value()
+        vector: Any = ir.VectorType(ir.IntType(8), CHUNK)
+        mask: Any = ir.IntType(CHUNK)
+        data, start, out, to = arguments
+        source = builder.bitcast(address(context, builder, signature.args[0], data, start), vector.as_pointer())
+        target = builder.bitcast(address(context, builder, signature.args[2], out, to), vector.as_pointer())
+        values = builder.load(source, align=1)
+        builder.store(values, target, align=1)
+        found = builder.bitcast(builder.icmp_unsigned("==", values, vector([0xFF] * CHUNK)), mask)
+        return builder.zext(builder.cttz(found, ir.IntType(1)(0)), ir.IntType(64))
 
-    return types.void(data, types.int64, types.uint64), generate
+    return types.int64(data, types.int64, out, types.int64), generate
 
 
 def _add_scaled(_context: Any, target: Any, _to: Any, source: Any, _start: Any, _factor: Any) -> Any:
@@ -107,8 +115,8 @@ def _store_flat(_context: Any, _value: Any, plane: Any, _at: Any, _stride: Any) 
 load_word: Any = intrinsic(_load_word)
 """``load_word(data, position)``: eight bytes of a uint8 array from any place, the first one highest, as uint64."""
 
-store_word: Any = intrinsic(_store_word)
-"""``store_word(data, position, word)``: the reverse."""
+copy_chunk: Any = intrinsic(_copy_chunk)
+"""``copy_chunk(data, start, out, to)``: copy ``CHUNK`` bytes, and return how many come before the first 0xFF."""
 
 add_scaled: Any = intrinsic(_add_scaled)
 """``add_scaled(target, to, source, start, factor)``: ``target[to:to+8] += factor * source[start:start+8]``, in float32.
