@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.machine import store_pixels
+from respipe.backends.tiles.machine import add_scaled, store_pixels
 from respipe.backends.tiles.weighing import BAND
 
 
@@ -44,10 +44,9 @@ def quantized_cosines(quantizers: NDArray[np.float32], cosines: NDArray[np.float
         quantizers: (n x 64,) float32, quantisation tables in zigzag order.
         cosines: (n x 64 x 8,) float32, filled, in zigzag order.
     """
+    cosines[:] = np.float32(0.0)
     for i in range(len(quantizers)):
-        row = _ROWS[i & 63]
-        for y in range(8):
-            cosines[8 * i + y] = quantizers[i] * BASIS[row + y]
+        add_scaled(cosines, 8 * i, BASIS, _ROWS[i & 63], quantizers[i])
 
 
 _E2, _E6 = BASIS[16], BASIS[17]

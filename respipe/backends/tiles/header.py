@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.layout import Layout, byte, next_segment
+from respipe.backends.tiles.machine import load_word
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
 from respipe.storage.markers import DHT, DQT, SOS
 
@@ -82,9 +83,11 @@ def _standard_tables(data: NDArray[np.uint8], start: int, end: int) -> int:
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _is_standard(data: NDArray[np.uint8], start: int, end: int, table: int) -> bool:
     first, stop = _STANDARD_STARTS[table], _STANDARD_STARTS[table + 1]
-    if stop - first > end - start:
+    length = stop - first
+    if length > end - start:
         return False
-    for i in range(stop - first):  # noqa: SIM110 - Numba compiles no generator expressions
-        if data[start + i] != _STANDARD_BYTES[first + i]:
+    for i in range(0, length, 8):
+        at = min(i, length - 8)  # no table is shorter
+        if load_word(data, start + at) != load_word(_STANDARD_BYTES, first + at):
             return False
     return True
