@@ -81,16 +81,16 @@ def _store_pixels(_context: Any, block: Any, plane: Any, _at: Any, _stride: Any)
         numbers: Any = ir.VectorType(ir.IntType(32), _LANES)
         integer: Any = ir.IntType(64)
         block, plane, at, stride = arguments
-        least, most = numbers([0] * _LANES), numbers([255] * _LANES)
+        least, most = floats([0.0] * _LANES), floats([255.0] * _LANES)
         for x in range(_LANES):
             place = address(context, builder, signature.args[0], block, integer(_LANES * x))
             place = builder.bitcast(place, floats.as_pointer())
-            column = builder.load(place, align=4)
-            builder.store(floats([0.0] * _LANES), place, align=4)
-            value = builder.fptosi(column, numbers)
-            value = builder.select(builder.icmp_signed(">", value, least), value, least)
-            value = builder.select(builder.icmp_signed("<", value, most), value, most)
-            pixels = builder.trunc(value, ir.VectorType(ir.IntType(8), _LANES))
+            value = builder.load(place, align=4)
+            builder.store(least, place, align=4)
+            # Before the conversion, which is undefined for numbers out of range, as damaged images have them.
+            value = builder.select(builder.fcmp_ordered(">", value, least), value, least)
+            value = builder.select(builder.fcmp_ordered("<", value, most), value, most)
+            pixels = builder.trunc(builder.fptosi(value, numbers), ir.VectorType(ir.IntType(8), _LANES))
             into = builder.add(at, builder.mul(stride, integer(x)))
             place = address(context, builder, signature.args[1], plane, into)
             builder.store(pixels, builder.bitcast(place, pixels.type.as_pointer()), align=1)
@@ -128,7 +128,10 @@ spread: Any = intrinsic(_spread)
 """``spread(target, value)``: ``target[:8] = value``, in float32."""
 
 store_pixels: Any = intrinsic(_store_pixels)
-"""``store_pixels(block, plane, at, stride)``: eight columns of eight float32 become uint8, and then 0."""
+"""``store_pixels(block, plane, at, stride)``: eight columns of eight float32 become uint8.
+
+Numbers below 0 and above 255 are clipped, others truncated. ``block`` is set to 0.
+"""
 
 store_flat: Any = intrinsic(_store_flat)
 """``store_flat(value, plane, at, stride)``: eight columns of eight uint8 become one value."""
