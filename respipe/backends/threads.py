@@ -37,7 +37,7 @@ def ranges(covers: NDArray[np.int64], num_threads: int) -> list[tuple[int, int]]
     """
     num_pixels = int(covers[:, 2:].prod(axis=1).sum())
     parts = min(num_threads, len(covers), max(1, num_pixels // _MIN_PIXELS))
-    return list(pairwise(np.linspace(0, len(covers), parts + 1).astype(int).tolist()))
+    return list(pairwise(len(covers) * part // max(parts, 1) for part in range(parts + 1)))
 
 
 class ThreadedBackend(ABC):
@@ -88,9 +88,10 @@ class ThreadedBackend(ABC):
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch; raises what its decoder raised."""
         outputs, futures = self._batches.popleft()
-        wait(futures)
-        for future in futures:
-            future.result()
+        errors = [future.exception() for future in futures]  # all of them have ended before one is raised
+        for error in errors:
+            if error is not None:
+                raise error
         return outputs
 
     def reset(self) -> None:
