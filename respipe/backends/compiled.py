@@ -38,7 +38,7 @@ def announce_compilation(function: Any) -> None:
     name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
     if not any(cache.glob(f"{name}-*.py{sys.version_info.major}{sys.version_info.minor}.nbi")):
         logger.warning(
-            "Compiling %s.%s: about ten seconds, once. The result is kept in %s.",
+            "Compiling %s.%s: ten to twenty seconds, once. The result is kept in %s.",
             function.__module__,
             function.__name__,
             cache,
