@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +18,10 @@ import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
 from pipelines.recipe import Recipe, load_recipe
+from respipe.errors import MissingBackendError
+from respipe.plots import plot_accuracy, plot_runs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,7 @@ class Comparison:
         runs: by folder: title, recipe and what is changed in it. The first is what the others are compared with.
         small: what makes the papers' recipes small enough for two CPU cores.
         always: what is changed in every recipe, small or not.
+        picture: what is drawn of them: their ``accuracy`` by size, or the course of the ``runs``.
         paper: top-1 in 0..1 at the base size that the paper reports, by folder.
     """
 
@@ -37,7 +43,23 @@ class Comparison:
     runs: Mapping[str, tuple[str, str, Sequence[str]]]
     small: Sequence[str]
     always: Sequence[str]
+    picture: Literal["accuracy", "runs"]
     paper: Mapping[str, float] = field(default_factory=dict)
+
+
+def main(comparison: Comparison, arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of a comparison."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    options = argument_parser(comparison).parse_args(arguments)
+    results = compare(comparison, options)
+    picture = options.picture or options.output / f"{comparison.picture}.png"
+    try:
+        if comparison.picture == "accuracy":
+            plot_accuracy(results, picture)
+        else:
+            plot_runs([options.output / folder for folder in comparison.runs], picture)
+    except MissingBackendError as error:
+        logger.warning("no picture: %s", error)
 
 
 def compare(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:

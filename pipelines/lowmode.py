@@ -15,14 +15,10 @@ By default a small network and few epochs, about five minutes on two idle CPU co
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from pipelines.comparison import Comparison, argument_parser, compare
-from respipe.errors import MissingBackendError
-from respipe.plots import plot_runs
-
-logger = logging.getLogger(__name__)
+from pipelines import comparison
+from pipelines.comparison import Comparison
 
 COMPARISON = Comparison(
     name="lowmode",
@@ -39,20 +35,13 @@ COMPARISON = Comparison(
         "evaluation.every=1",
     ),
     always=("evaluation.calibration_batches=50",),
+    picture="runs",
     paper={"full": 0.933, "low": 0.931},
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    options = argument_parser(COMPARISON).parse_args(arguments)
-    compare(COMPARISON, options)
-    try:
-        plot_runs(
-            [options.output / folder for folder in COMPARISON.runs], options.picture or options.output / "runs.png"
-        )
-    except MissingBackendError as error:
-        logger.warning("no picture: %s", error)
+    comparison.main(COMPARISON, arguments)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,10 @@ By default a small network and few epochs, half an hour or less on two CPU cores
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from pipelines.comparison import Comparison, argument_parser, compare
-from respipe.errors import MissingBackendError
-from respipe.plots import plot_accuracy
-
-logger = logging.getLogger(__name__)
+from pipelines import comparison
+from pipelines.comparison import Comparison
 
 COMPARISON = Comparison(
     name="mixsize",
@@ -40,18 +36,13 @@ COMPARISON = Comparison(
         "evaluation.every=6",
     ),
     always=("evaluation.sizes=[40, 32, 24, 16]",),
+    picture="accuracy",
     paper={"fixed": 0.9284, "b": 0.9430, "d": 0.9446},
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    options = argument_parser(COMPARISON).parse_args(arguments)
-    results = compare(COMPARISON, options)
-    try:
-        plot_accuracy(results, options.picture or options.output / "accuracy.png")
-    except MissingBackendError as error:
-        logger.warning("no picture: %s", error)
+    comparison.main(COMPARISON, arguments)
 
 
 if __name__ == "__main__":

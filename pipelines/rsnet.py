@@ -16,14 +16,10 @@ command again goes on where it was stopped. What it leaves in ``--output``:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from pipelines.comparison import Comparison, argument_parser, compare
-from respipe.errors import MissingBackendError
-from respipe.plots import plot_accuracy
-
-logger = logging.getLogger(__name__)
+from pipelines import comparison
+from pipelines.comparison import Comparison
 
 COMPARISON = Comparison(
     name="rsnet",
@@ -43,17 +39,12 @@ COMPARISON = Comparison(
         "evaluation.sizes=[40, 36, 32, 28, 24, 20, 16, 12]",
     ),
     always=("evaluation.calibration_batches=50",),
+    picture="accuracy",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    options = argument_parser(COMPARISON).parse_args(arguments)
-    results = compare(COMPARISON, options)
-    try:
-        plot_accuracy(results, options.picture or options.output / "accuracy.png")
-    except MissingBackendError as error:
-        logger.warning("no picture: %s", error)
+    comparison.main(COMPARISON, arguments)
 
 
 if __name__ == "__main__":
