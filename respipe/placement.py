@@ -122,7 +122,7 @@ class Placement:
         """Place a batch's labels: (B,) int64."""
         return self._to_device(labels)
 
-    @property
+    @cached_property
     def _shift_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What is subtracted from the values 0..255 of each channel, and what they are multiplied by after that."""
         mean, std = (torch.tensor(values) for values in mean_and_std(self.normalize))

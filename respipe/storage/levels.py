@@ -44,32 +44,28 @@ def choose_levels(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1
     Returns:
         (B,) int64, numbers of levels.
     """
-    # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
-    target = margin * max(plan.step.sizes) * (1 - 1e-9)
-    chosen = np.zeros(len(plan), np.int64)
-    for number in range(1, len(levels)):
-        vertical, horizontal = _factors(levels, plan, number)
-        chosen[np.minimum(plan.boxes[:, 2] * vertical, plan.boxes[:, 3] * horizontal) >= target] = number
-    return chosen
+    return _choose(levels, plan, margin)[0]
 
 
 def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
     """Where each image of a batch is read, on the level of :func:`choose_levels`, whose arguments it takes."""
-    chosen = choose_levels(levels, plan, margin=margin)
-    vertical, horizontal = np.ones(len(plan)), np.ones(len(plan))
-    for number in range(1, len(levels)):
-        served = chosen == number
-        for factors, side in zip((vertical, horizontal), _factors(levels, plan, number), strict=True):
-            factors[served] = side[served]
+    chosen, vertical, horizontal = _choose(levels, plan, margin)
     boxes = scale_boxes(plan.boxes_by_size(), vertical, horizontal)
     hulls = hull(boxes)
     return Route(levels=chosen, boxes=boxes, hulls=hulls, covers=cover(hulls))
 
 
-def _factors(levels: Sequence[Level], plan: BatchPlan, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(B,) each: height and width of a level over those of the largest one."""
-    largest, level = levels[0], levels[number]
-    return (
-        level.heights[plan.indices] / largest.heights[plan.indices],
-        level.widths[plan.indices] / largest.widths[plan.indices],
-    )
+def _choose(
+    levels: Sequence[Level], plan: BatchPlan, margin: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """(B,) each: numbers of levels, and their heights and widths over those of the largest one."""
+    # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
+    target = margin * max(plan.step.sizes) * (1 - 1e-9)
+    chosen, vertical, horizontal = np.zeros(len(plan), np.int64), np.ones(len(plan)), np.ones(len(plan))
+    heights, widths = levels[0].heights[plan.indices], levels[0].widths[plan.indices]
+    for number, level in enumerate(levels[1:], start=1):
+        down, across = level.heights[plan.indices] / heights, level.widths[plan.indices] / widths
+        fits = np.minimum(plan.boxes[:, 2] * down, plan.boxes[:, 3] * across) >= target
+        chosen[fits] = number
+        vertical[fits], horizontal[fits] = down[fits], across[fits]
+    return chosen, vertical, horizontal
