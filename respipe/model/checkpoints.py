@@ -60,7 +60,7 @@ def load_trained_model(
         ValueError: the file holds no weights, or they are not of this model.
         OSError: there is no such file.
     """
-    content = _read(Path(path) / _RUN_FILE if Path(path).is_dir() else Path(path))
+    content = _read(Path(path))
     weights = _weights_in(content, path)
     recipe = content.get("recipe")
     recipe = cast(Mapping[str, Any], recipe) if isinstance(recipe, Mapping) and "model" in recipe else None
@@ -95,11 +95,11 @@ def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
         ValueError: the file holds no weights, or they are not of this model.
         OSError: there is no such file.
     """
-    path = Path(path) / _RUN_FILE if Path(path).is_dir() else Path(path)
-    _load(model, _weights_in(_read(path), path), path, name)
+    _load(model, _weights_in(_read(Path(path)), path), path, name)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    path = path / _RUN_FILE if path.is_dir() else path
     if path.suffix == ".safetensors":
         try:
             safetensors: Any = importlib.import_module("safetensors.torch")
