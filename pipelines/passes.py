@@ -73,24 +73,28 @@ class GraphedPasses(Passes):
         self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def __call__(self, images: Images, labels: torch.Tensor) -> torch.Tensor:
-        self.prepare(images, labels)
-        inputs = _tensors(images, labels)
-        recorded = self._graphs[_shape(inputs)]
-        for own, given in zip(recorded.inputs, inputs, strict=True):
+        recorded = self._recorded(images, labels)
+        for own, given in zip(recorded.inputs, _tensors(images, labels), strict=True):
             own.copy_(given)
         recorded.graph.replay()
-        for parameter, gradient in zip(self._objective.parameters(), recorded.gradients, strict=True):
-            parameter.grad = gradient
+        self._give(recorded.gradients)
         return recorded.loss
 
     def prepare(self, images: Images, labels: torch.Tensor) -> None:
         """Record the graph for batches of this shape, unless there is one."""
-        shape = _shape(_tensors(images, labels))
+        kept = [parameter.grad for parameter in self._objective.parameters()]
+        self._recorded(images, labels)
+        self._give(kept)
+
+    def _recorded(self, images: Images, labels: torch.Tensor) -> _Graph:
+        shape = tuple((one.shape, one.dtype) for one in _tensors(images, labels))
         if shape not in self._graphs:
-            kept = [parameter.grad for parameter in self._objective.parameters()]
             self._graphs[shape] = self._record(images, labels)
-            for parameter, gradient in zip(self._objective.parameters(), kept, strict=True):
-                parameter.grad = gradient
+        return self._graphs[shape]
+
+    def _give(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self._objective.parameters(), gradients, strict=True):
+            parameter.grad = gradient
 
     def _record(self, images: Images, labels: torch.Tensor) -> _Graph:
         own_images = tuple(map(torch.clone, images)) if isinstance(images, tuple) else images.clone()
@@ -111,7 +115,3 @@ class GraphedPasses(Passes):
 
 def _tensors(images: Images, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (*(images if isinstance(images, tuple) else (images,)), labels)
-
-
-def _shape(inputs: Sequence[torch.Tensor]) -> tuple[tuple[torch.Size, torch.dtype], ...]:
-    return tuple((one.shape, one.dtype) for one in inputs)
