@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,17 +17,7 @@ from tools.bench.loaders import GPU_ROUTES, ROUTES
 from tools.bench.measure import Timing
 from tools.bench.respipe_loader import Respipe
 
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-@pytest.fixture
-def bench_decoding(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import bench_decoding
-
-    yield bench_decoding
-    for name in [name for name in sys.modules if name == "bench_decoding" or name.partition(".")[0] == "bench"]:
-        del sys.modules[name]
+SCRIPT = "bench_decoding"
 
 
 @pytest.fixture
@@ -85,50 +75,50 @@ def test_the_share_of_the_hardware_engine_reaches_the_pipeline(file: Path, monke
     assert dali_pipeline.HW_DECODER_LOAD == 0.65
 
 
-def test_a_route_that_crashed_is_told_and_not_asked_again(bench_decoding: object) -> None:
-    plan = bench_decoding.Plan(
+def test_a_route_that_crashed_is_told_and_not_asked_again(script: ModuleType) -> None:
+    plan = script.Plan(
         visits={"cut-0": [(64,), (32,)], "tiles": [(64,), (32,)]}, batch_size=8, num_threads=1, rounds=2, seconds=1.0
     )
-    routes = {"cut-0": bench_decoding.Route(Fragile(5)), "tiles": bench_decoding.Route(Fragile(100))}
-    results = bench_decoding.make_results(routes, bench_decoding.measure(routes, plan))
+    routes = {"cut-0": script.Route(Fragile(5)), "tiles": script.Route(Fragile(100))}
+    results = script.make_results(routes, script.measure(routes, plan))
     assert [(one["route"], one["images_per_second"], one["crashed"]) for one in results] == [
         (ROUTES["cut-0"].title, None, True),
         (ROUTES["cut-0"].title, None, True),
         (ROUTES["tiles"].title, 100.0, False),
         (ROUTES["tiles"].title, 100.0, False),
     ]
-    headings, rows = bench_decoding.table(results)
+    headings, rows = script.table(results)
     assert headings == ("images/s", "64 px", "32 px")
     assert rows[0][1:] == ("crashed", "crashed")
     assert rows[-1] == ("fastest", ROUTES["tiles"].title, ROUTES["tiles"].title)
 
 
-def test_what_was_measured_before_a_crash_counts(bench_decoding: object) -> None:
-    route = bench_decoding.Route(Fragile(0))
+def test_what_was_measured_before_a_crash_counts(script: ModuleType) -> None:
+    route = script.Route(Fragile(0))
     assert route.first_batch((64,)) == 0.0
     timings = {
         ("cut-0", (64,)): Timing(first_batch_seconds=1.0, rates=[90.0, 110.0]),
         ("cut-0", (32,)): Timing(first_batch_seconds=1.0, rates=[90.0, 0.0]),
     }
-    before, after = bench_decoding.make_results({"cut-0": route}, timings)
+    before, after = script.make_results({"cut-0": route}, timings)
     assert math.isclose(before["images_per_second"], 100.0)
     assert after["images_per_second"] is None
 
 
 def test_routes_that_need_a_gpu_are_refused_on_a_cpu(
-    bench_decoding: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        bench_decoding.parse_arguments([str(tmp_path), "--device", "cpu", "--routes", f"tiles,{GPU_ROUTES[0]}"])
+        script.parse_arguments([str(tmp_path), "--device", "cpu", "--routes", f"tiles,{GPU_ROUTES[0]}"])
     assert "must be of region-cpu, tiles; got cut-0" in capsys.readouterr().err
 
 
 @needs_dali
 def test_a_run_on_the_cpu_measures_both_routes(
-    bench_decoding: object, file: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = file.parent / "results" / "decoding.json"
-    bench_decoding.main(
+    script.main(
         [str(file), "--device", "cpu", "--threads", "1", "--batch-size", "4", "--sizes", "32", "--seconds", "0.01",
          "--json", str(target), "--markdown"]
     )  # fmt: skip

@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from argparse import Namespace
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+from tools.bench import process
 from tools.bench.contender import Settings
-from tools.bench.process import Runner
+from tools.bench.process import LoaderUnavailableError, Runner, start_processes
 from tools.bench.respipe_loader import Respipe
 from tools.bench.training import EpochTime, Trainer, TrainingRate, normalized
 
-TOOLS = Path(__file__).parents[2] / "tools"
+SCRIPT = "bench_gpu"
 
 
-@pytest.fixture
-def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import bench_gpu
+def test_processes_that_started_end_where_another_fails_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[str]()
 
-    yield bench_gpu
-    for name in [name for name in sys.modules if name == "bench_gpu" or name.partition(".")[0] == "bench"]:
-        del sys.modules[name]
+    class Started(nullcontext[None]):
+        def __init__(self, name: str, settings: Settings, *, stall_timeout: float) -> None:
+            super().__init__()
+            self.name = name
+            if name == "missing":
+                raise LoaderUnavailableError("not installed")
+            if name == "broken":
+                raise RuntimeError("died")
+
+        def __enter__(self) -> Started:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            ended.append(self.name)
+
+    monkeypatch.setattr(process, "LoaderProcess", Started)
+    settings = Settings(data=Path(), files={}, batch_size=1, num_threads=1)
+    with ExitStack() as stack:
+        assert list(start_processes(("missing", "first"), settings, stack)) == ["first"]
+        assert ended == []
+    with pytest.raises(RuntimeError, match="died"), ExitStack() as stack:
+        start_processes(("broken", "second"), settings, stack)
+    assert ended == ["first", "second"]
 
 
 class CountingLoader:
@@ -54,9 +74,9 @@ def options(**changes: object) -> Namespace:
     return Namespace(**{**values, **changes})
 
 
-def test_shares_are_taken_within_rounds_that_alternate(bench_gpu: object) -> None:
+def test_shares_are_taken_within_rounds_that_alternate(script: ModuleType) -> None:
     loader = CountingLoader()
-    results = list(bench_gpu.measure_training({"respipe-tiles": loader}, options()))
+    results = list(script.measure_training({"respipe-tiles": loader}, options()))
     assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
     assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
     # Every size once, then a trial, then rounds of about one second: ten batches of a hundred at the speed in memory.
@@ -65,17 +85,17 @@ def test_shares_are_taken_within_rounds_that_alternate(bench_gpu: object) -> Non
     assert results[0].allocated_mib == 80.0
 
 
-def test_epochs_are_compared_with_those_of_the_first_schedule(bench_gpu: object) -> None:
+def test_epochs_are_compared_with_those_of_the_first_schedule(script: ModuleType) -> None:
     loaders = {"ffcv-500": CountingLoader(), "respipe-tiles": CountingLoader()}
-    epochs = list(bench_gpu.measure_epochs(loaders, options()))
+    epochs = list(script.measure_epochs(loaders, options()))
     assert [epoch["relative_seconds"] for epoch in epochs] == [1.0, 0.5]
     assert {epoch["loader"] for epoch in epochs} == {"respipe tiles"}
-    assert bench_gpu.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
-    assert list(bench_gpu.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
+    assert script.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
+    assert list(script.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
 
 
-def test_command_names_no_path(bench_gpu: object, tmp_path: Path) -> None:
-    command = bench_gpu.command_line(bench_gpu.parse_arguments([str(tmp_path)]))
+def test_command_names_no_path(script: ModuleType, tmp_path: Path) -> None:
+    command = script.command_line(script.parse_arguments([str(tmp_path)]))
     assert str(tmp_path) not in command
     assert "--schedules" in command
 

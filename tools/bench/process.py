@@ -206,11 +206,14 @@ def start_processes(
     processes: dict[str, LoaderProcess] = {}
     with ThreadPoolExecutor(len(names)) as pool:
         starting = {name: pool.submit(LoaderProcess, name, settings, stall_timeout=stall_timeout) for name in names}
-    for name, started in starting.items():
-        try:
-            processes[name] = stack.enter_context(started.result())
-        except LoaderUnavailableError as error:
-            logger.warning("Left out: %s", error)
+    errors = {name: started.exception() for name, started in starting.items()}
+    for name, error in errors.items():  # all that have started, before an error is raised
+        if error is None:
+            processes[name] = stack.enter_context(starting[name].result())
+    for error in filter(None, errors.values()):
+        if not isinstance(error, LoaderUnavailableError):
+            raise error
+        logger.warning("Left out: %s", error)
     return processes
 
 
