@@ -9,7 +9,6 @@ before the clock starts.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 from bench.conversion_report import HEADINGS, Result, make_results, rows
 from bench.converters import CONVERTERS, Job, Measured, measure_conversion, turn
-from bench.report import machine, to_markdown, to_table, versions
+from bench.report import machine, show_table, versions, write_json
 from rich.console import Console
 
 logger = logging.getLogger("bench_conversion")
@@ -44,14 +43,9 @@ def main() -> None:
                 rounds[name].append(measure_conversion(name, job))
                 logger.info("round %d: %s in %.1f s", number + 1, name, rounds[name][-1].seconds)
     results = make_results(rounds, num_images=arguments.images)
-    console = Console(width=120)
-    if arguments.markdown:
-        console.print(to_markdown(HEADINGS, rows(results)), soft_wrap=True, highlight=False, markup=False)
-    else:
-        console.print(to_table(HEADINGS, rows(results)))
+    show_table(Console(width=120), HEADINGS, rows(results), as_markdown=arguments.markdown)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report(results, arguments), indent=1) + "\n")
+        write_json(arguments.json, report(results, arguments))
 
 
 def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:

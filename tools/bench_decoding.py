@@ -12,7 +12,6 @@ GPU are run.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -28,7 +27,7 @@ from bench.loaders import GPU_ROUTES, ROUTES
 from bench.measure import Measurable, Plan, Sizes, Timing, measure
 from bench.prepare import prepare_files
 from bench.process import start_processes
-from bench.report import machine, to_markdown, to_table, versions
+from bench.report import command_words, machine, show_table, versions, write_json
 from rich.console import Console
 
 logger = logging.getLogger("bench_decoding")
@@ -85,13 +84,8 @@ def main(texts: Sequence[str] | None = None) -> None:
     results = make_results(routes, timings)
     if arguments.json:
         report = {"machine": machine(), "versions": versions(), "command": command_line(arguments), "routes": results}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    console = Console(width=120)
-    if arguments.markdown:
-        console.print(to_markdown(*table(results)), soft_wrap=True, highlight=False, markup=False)
-    else:
-        console.print(to_table(*table(results)))
+        write_json(arguments.json, report)
+    show_table(Console(width=120), *table(results), as_markdown=arguments.markdown)
 
 
 def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
@@ -167,11 +161,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tup
 
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
-    words = ["python", "tools/bench_decoding.py", "DATA"]
-    for option in ("device", "threads", "batch_size", "rounds", "seconds"):
-        words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    words += ["--sizes", ",".join(map(str, arguments.sizes)), "--routes", ",".join(arguments.routes)]
-    return shlex.join(words)
+    options = ("device", "threads", "batch_size", "rounds", "seconds", "sizes", "routes")
+    return shlex.join(command_words("bench_decoding", arguments, options))
 
 
 if __name__ == "__main__":

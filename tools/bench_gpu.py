@@ -16,7 +16,6 @@ one GPU with eight cores, conversion of a few hundred images included.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -35,7 +34,7 @@ from bench.loaders import LOADERS
 from bench.measure import Plan, measure
 from bench.prepare import prepare_files
 from bench.process import LoaderProcess, start_processes
-from bench.report import machine, to_markdown, to_table, versions
+from bench.report import command_words, machine, show_table, versions, write_json
 from bench.training import EpochTime, TrainingRate
 from rich.console import Console
 
@@ -94,8 +93,7 @@ def main() -> None:
     def keep(part: str, *found: dict[str, Any]) -> None:
         report[part].extend(found)
         if arguments.json:  # after each part, for a run that is stopped
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+            write_json(arguments.json, report)
 
     with ExitStack() as stack:
         loaders = start_loaders(arguments, stack)
@@ -105,11 +103,7 @@ def main() -> None:
         for epochs in measure_epochs(loaders, arguments):
             keep("epochs", epochs)
     for table, part in ((loading_table, "loading"), (training_table, "training"), (epoch_table, "epochs")):
-        headings, cells = table(report[part])
-        if arguments.markdown:
-            console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
-        else:
-            console.print(to_table(headings, cells))
+        show_table(console, *table(report[part]), as_markdown=arguments.markdown)
 
 
 def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
@@ -289,11 +283,9 @@ def epoch_table(epochs: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
 
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
-    words = ["python", "tools/bench_gpu.py", "DATA"]
-    for option in ("model", "device", "threads", "batch_size", "rounds", "seconds", "epoch_images", "epochs"):
-        words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    words += ["--sizes", ",".join(map(str, arguments.sizes)), "--loaders", ",".join(arguments.loaders)]
-    return shlex.join([*words, "--schedules", ";".join(arguments.schedules)])
+    options = ("model", "device", "threads", "batch_size", "rounds", "seconds", "epoch_images", "epochs")
+    options += ("sizes", "loaders")
+    return shlex.join([*command_words("bench_gpu", arguments, options), "--schedules", ";".join(arguments.schedules)])
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ the start of a loader is told separately.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shlex
 import sys
@@ -30,13 +29,14 @@ from bench.process import LoaderProcess, LoaderUnavailableError
 from bench.report import (
     RESULT_HEADINGS,
     SEVERAL_SIZES_HEADINGS,
+    command_words,
     make_results,
     make_several_sizes_results,
     rows,
     several_sizes_rows,
+    show_table,
     to_json,
-    to_markdown,
-    to_table,
+    write_json,
 )
 from rich.console import Console
 from rich.progress import Progress
@@ -77,10 +77,8 @@ def main() -> None:
     several_sizes = make_several_sizes_results(timings, titles=titles)
     tables = [(RESULT_HEADINGS, rows(results)), (SEVERAL_SIZES_HEADINGS, several_sizes_rows(several_sizes))]
     for headings, cells in tables:
-        if cells and arguments.markdown:
-            console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
-        elif cells:
-            console.print(to_table(headings, cells))
+        if cells:
+            show_table(console, headings, cells, as_markdown=arguments.markdown)
     report = to_json(
         results,
         several_sizes,
@@ -89,8 +87,7 @@ def main() -> None:
         definitions={"psnr": DEFINITION, "ratios": "median over the rounds of the ratio within each round"},
     )
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(arguments.json, report)
     if arguments.picture:
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
         plot_throughput(report, arguments.picture)
@@ -193,13 +190,10 @@ def visited_sizes(name: str, arguments: argparse.Namespace) -> list[tuple[int, .
 
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
-    words = ["python", "tools/bench_loaders.py", "DATA", "--sizes", ",".join(map(str, arguments.sizes))]
-    if arguments.loaders:
-        words += ["--loaders", ",".join(arguments.loaders)]
-    for option in ("threads", "batch_size", "level_margin", "rounds", "seconds", "crops"):
-        words += [f"--{option.replace('_', '-')}", f"{getattr(arguments, option):g}"]
-    words += ["--device", arguments.device] if arguments.device != "cpu" else []
-    return shlex.join([*words, *(["--rsnet"] if arguments.rsnet else [])])
+    options = ["sizes", *(["loaders"] if arguments.loaders else [])]
+    options += ["threads", "batch_size", "level_margin", "rounds", "seconds", "crops"]
+    options += ["device"] if arguments.device != "cpu" else []
+    return shlex.join([*command_words("bench_loaders", arguments, options), *(["--rsnet"] if arguments.rsnet else [])])
 
 
 def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -95,12 +95,9 @@ def measure(
     def open_all(name: str) -> None:
         opened.update({(name, sizes): loaders[name].first_batch(sizes) for sizes in plan.visits[name]})
 
-    if open_at_once:
-        with ThreadPoolExecutor(len(plan.visits)) as pool:
-            list(pool.map(open_all, plan.visits))
+    with ThreadPoolExecutor(max(1, len(plan.visits)) if open_at_once else 1) as pool:
+        list(pool.map(open_all, plan.visits))
     for name, sizes in pairs:
-        if (name, sizes) not in opened:
-            opened[name, sizes] = loaders[name].first_batch(sizes)
         timings[name, sizes] = Timing(first_batch_seconds=opened[name, sizes])
         rate = loaders[name].throughput(sizes, _whole_turns(_TRIAL_BATCHES, plan.num_threads))
         num_batches[name, sizes] = _whole_turns(rate * plan.seconds / plan.batch_size, plan.num_threads)

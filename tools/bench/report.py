@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import os
 import platform
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 import respipe
@@ -227,6 +230,30 @@ def to_markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [headings, ["---" if place == 0 else "---:" for place in range(len(headings))], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def show_table(console: Console, headings: Sequence[str], cells: Sequence[Sequence[str]], *, as_markdown: bool) -> None:
+    """Print a table for the terminal, or one to copy from it."""
+    if as_markdown:
+        console.print(to_markdown(headings, cells), soft_wrap=True, highlight=False, markup=False)
+    else:
+        console.print(to_table(headings, cells))
+
+
+def write_json(file: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, and make the folder where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def command_words(tool: str, arguments: argparse.Namespace, options: Sequence[str]) -> list[str]:
+    """The command that repeats a run, with these of its options and without the paths of this machine."""
+    words = ["python", f"tools/{tool}.py", "DATA"]
+    for option in options:
+        value = getattr(arguments, option)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else text]
+    return words
 
 
 def machine() -> dict[str, Any]:
