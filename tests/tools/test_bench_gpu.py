@@ -23,17 +23,14 @@ SCRIPT = "bench_gpu"
 def test_processes_that_started_end_where_another_fails_to(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = list[str]()
 
-    class Started(nullcontext[None]):
+    class Started(nullcontext[object]):
         def __init__(self, name: str, settings: Settings, *, stall_timeout: float) -> None:
-            super().__init__()
+            super().__init__(self)
             self.name = name
             if name == "missing":
                 raise LoaderUnavailableError("not installed")
             if name == "broken":
                 raise RuntimeError("died")
-
-        def __enter__(self) -> Started:
-            return self
 
         def __exit__(self, *_: object) -> None:
             ended.append(self.name)
