@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import replace
@@ -14,14 +15,11 @@ from respipe.errors import CorruptImageError
 from respipe.sampling.plan import BatchPlan
 from respipe.schedules.step import Step
 
-# One batch is decoded while the one before it is placed and handed over; more would only cost memory.
-_IN_FLIGHT = 2
-
 
 def decode_in_order(
     backend: Backend, guard: CorruptionGuard, plans: Iterable[BatchPlan]
 ) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
-    """Decode batches, keeping the backend busy with the next one while the last is in use.
+    """Decode batches, keeping the backend busy with the next ones while the last is in use.
 
     Args:
         backend: decodes; nothing may be submitted to it by others meanwhile.
@@ -38,7 +36,7 @@ def decode_in_order(
     submitted: deque[tuple[Step, BatchPlan]] = deque()
 
     def submit(plan: BatchPlan, step: Step) -> None:
-        admitted = guard.admit(plan if plan.step is step.decoded else replace(plan, step=step.decoded))
+        admitted = guard.admit(_with_step(plan, step.decoded))
         backend.submit(admitted)
         submitted.append((step, admitted))
 
@@ -56,14 +54,24 @@ def decode_in_order(
                     submit(plan, step)
             else:
                 step, plan = submitted.popleft()
-                return plan if plan.step is step else replace(plan, step=step), pixels
+                return _with_step(plan, step), pixels
+
+    def collect_until(left: int) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
+        while len(submitted) > left:
+            yield collect()
 
     try:
         for plan in plans:
             submit(plan, plan.step)
-            if len(submitted) == _IN_FLIGHT:
-                yield collect()
-        while submitted:
-            yield collect()
+            # A decoding thread that is done needs the interpreter to go on with the next batch.
+            time.sleep(0)
+            room = backend.room(submitted[-1][1])
+            if len(submitted) >= room:
+                yield from collect_until(room // 2)
+        yield from collect_until(0)
     finally:
         backend.reset()
+
+
+def _with_step(plan: BatchPlan, step: Step) -> BatchPlan:
+    return plan if plan.step is step else replace(plan, step=step)

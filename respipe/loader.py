@@ -75,7 +75,8 @@ class Loader:
         num_prefetch: batches decoded ahead: so many of the epoch's largest, or as many smaller ones as take the same
             memory.
         prefetch_bytes: memory of the finished batches that wait, instead of ``num_prefetch``. One may wait whatever its
-            size; beside them, one more is being finished and two are being decoded (as uint8).
+            size; beside them, one more is being finished, and two, or more small ones up to 12 MiB, are being decoded
+            (as uint8).
         level_margin: how much larger than the output a crop on a smaller stored level must be to be used.
         stall_timeout: seconds without a batch before :class:`WorkerLostError`.
         rank, world_size: this process's share; default: from ``torch.distributed`` where it is initialised.

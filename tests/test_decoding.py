@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,31 @@ def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damag
     found = {i: one for plan, (images,) in decoded for i, one in zip(plan.indices.tolist(), images, strict=True)}
     assert found.keys() == sound.keys() - {5}
     assert all(torch.equal(one, sound[index]) for index, one in found.items())
+
+
+class CountingBackend(ReferenceBackend):
+    """Remembers the most batches that were in flight at once, and how many were at each ``collect``."""
+
+    def __init__(self, dataset: MemoryDataset) -> None:
+        super().__init__(dataset, num_threads=2)
+        self.in_flight = self.most = 0
+
+    def submit(self, plan: BatchPlan) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        super().submit(plan)
+
+    def collect(self) -> tuple[torch.Tensor, ...]:
+        self.in_flight -= 1
+        return super().collect()
+
+
+@pytest.mark.parametrize(("size", "most"), [(8, 8), (512, 4), (1024, 2)])
+def test_more_batches_are_in_flight_the_smaller_they_are(size: int, most: int) -> None:
+    dataset = MemoryDataset([(40, 30)] * 48)
+    with closing(CountingBackend(dataset)) as backend:
+        planned = plans(dataset, size=size)
+        assert backend.room(planned[0]) == most
+        found = [plan for plan, _ in decode_in_order(backend, guard(dataset), planned)]
+        assert (backend.most, backend.in_flight) == (most, 0)
+    assert [plan.number for plan in found] == list(range(12))

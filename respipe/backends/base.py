@@ -25,6 +25,10 @@ class Backend(Protocol):
         """The backend's name as given to ``Loader(backend=...)``."""
         ...
 
+    def room(self, plan: BatchPlan) -> int:
+        """How many batches like this one should be in flight to keep the backend busy, at least 2."""
+        ...
+
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch in the background."""
         ...

@@ -58,6 +58,10 @@ class DaliBackend:
         self._batches: deque[_Batch | CorruptImageError] = deque()
         self._reader = CropReader(dataset, num_threads=num_threads)
 
+    def room(self, plan: BatchPlan) -> int:
+        """See :class:`respipe.backends.base.Backend`; threads of DALI's own see to the rest."""
+        return 2
+
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
         routed = route(self._dataset.levels, plan, margin=self._level_margin)

@@ -23,28 +23,35 @@ DecodeRange = Callable[[int, int], None]
 """Fills in the images from the first number to before the second."""
 
 
+# Batches of small images take a thread that plans and hands over as long as those that decode. It does so faster for
+# several in a row, and then they must be there. In bytes of pixels, and in batches:
+_ROOM_BYTES = 12 << 20
+_MOST_ROOM = 8
+_LEAST_ROOM = 2
+
 # About half a millisecond of decoding. A thread needs the interpreter before it starts and when it is done, and may
 # have to wait for it that long.
 _MIN_PIXELS = 150_000
 
 
-def ranges(covers: NDArray[np.int64], num_threads: int) -> list[tuple[int, int]]:
-    """Start and stop of contiguous parts of a batch, none of them empty: one for each thread that is worth waking.
+def ranges(covers: NDArray[np.int64], max_parts: int) -> list[tuple[int, int]]:
+    """Start and stop of contiguous parts of a batch, none of them empty: as many as are worth a thread each.
 
     Args:
         covers: (B, 4) int64, what is decoded of each image: top, left, height and width.
-        num_threads: that there are.
+        max_parts: at least 1.
     """
     num_pixels = int(covers[:, 2:].prod(axis=1).sum())
-    parts = min(num_threads, len(covers), max(1, num_pixels // _MIN_PIXELS))
+    parts = min(max_parts, len(covers), max(1, num_pixels // _MIN_PIXELS))
     return list(pairwise(len(covers) * part // max(parts, 1) for part in range(parts + 1)))
 
 
 class ThreadedBackend(ABC):
     """A backend whose batches are filled in by a pool of threads. See :class:`respipe.backends.base.Backend`.
 
-    Each batch is cut into one contiguous range of images per thread, or fewer where they are small, so that a decoder
-    pays its per-call cost once per thread and batch, and scratch memory belongs to one thread at a time.
+    Each batch is cut into one contiguous range of images per thread, or fewer where they are small or the batches
+    that are in flight give every thread something to do. So a decoder pays its per-call cost once per range, and
+    scratch memory belongs to one thread at a time.
 
     Args:
         name: of the backend; its threads are called after it, as debuggers and profilers show them.
@@ -67,12 +74,19 @@ class ThreadedBackend(ABC):
         """The backend's name as given to ``Loader(backend=...)``."""
         return self._name
 
+    def room(self, plan: BatchPlan) -> int:
+        """See :class:`respipe.backends.base.Backend`."""
+        num_bytes = 3 * len(plan) * sum(size * size for size in plan.step.sizes)
+        return min(max(_ROOM_BYTES // max(num_bytes, 1), _LEAST_ROOM), _MOST_ROOM)
+
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch."""
         routed = route(self._dataset.levels, plan, margin=self._level_margin)
         outputs = self._buffers.allocate([(len(plan), size, size, 3) for size in plan.step.sizes])
         decode = self._decoder(plan, routed, outputs)
-        futures = [self._pool.submit(decode, *part) for part in ranges(routed.covers, self._num_threads)]
+        # Enough that half of the batches in flight occupy all threads.
+        parts = ranges(routed.covers, -(-2 * self._num_threads // self.room(plan)))
+        futures = [self._pool.submit(decode, *part) for part in parts]
         self._batches.append((tuple(torch.from_numpy(output) for output in outputs), futures))
 
     @abstractmethod

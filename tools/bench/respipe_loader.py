@@ -37,7 +37,7 @@ class Respipe:
         MissingBackendError: the backend is not installed.
     """
 
-    batches_ahead = 6  # three in its queue, one waiting for room in it, two being decoded
+    batches_ahead = 12  # three in its queue, one waiting for room in it, up to eight being decoded
 
     def __init__(self, settings: Settings, *, backend: str, file: str | None) -> None:
         self._settings = settings
