@@ -25,15 +25,16 @@ def convert(
     target: Annotated[Path, typer.Argument(help="The .beton file to make.")],
     levels: Annotated[
         Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Longest side of each stored size in pixels.")
-    ] = "512,256,128",
+    ] = "512,344,224,144,96",
     quality: Annotated[
         Any,
         typer.Option(
             parser=parse_integers,
             metavar="Q,Q,...",
             help="Of re-encoded JPEGs by level, the last for the rest.",
+            show_default="80 above 384 px, 89 below",
         ),
-    ] = "85,90",
+    ] = None,
     subsampling: Annotated[str, typer.Option(help="Of colour in re-encoded JPEGs: 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
     restart_interval: Annotated[
         int, typer.Option(help="MCUs between restart markers, at most; 0 for none, and slower loading.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image
 
+from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings, Subsampling
 from respipe.storage.intervals import fitting_interval, with_index
 
@@ -19,7 +21,10 @@ def encode(image: Image.Image, settings: ConversionSettings) -> tuple[bytes, boo
         the JPEG, and whether it is tiled: it has restart markers, the index of them
         (:mod:`respipe.storage.intervals`), and the standard Huffman tables.
     """
-    options = {"quality": settings.quality_of(max(image.size)), "subsampling": settings.subsampling}
+    options: dict[str, Any] = {
+        "qtables": quantization_tables(settings.quality_of(max(image.size))),
+        "subsampling": settings.subsampling,
+    }
     if settings.restart_interval:
         columns = -(-image.width // _MCU_WIDTHS[settings.subsampling])
         options["restart_marker_blocks"] = fitting_interval(columns, settings.restart_interval)

@@ -40,8 +40,8 @@ def convert(
     source: str | os.PathLike[str] | Source,
     target: str | os.PathLike[str],
     *,
-    levels: tuple[int, ...] = (512, 256, 128),
-    quality: int | tuple[int, ...] = (85, 90),
+    levels: tuple[int, ...] = (512, 344, 224, 144, 96),
+    quality: int | tuple[int, ...] | None = None,
     subsampling: Subsampling = "4:2:0",
     restart_interval: int = 2,
     keep: Keep = "nothing",
@@ -66,6 +66,7 @@ def convert(
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
             level not smaller than an image shares the bytes of the level before.
         quality: of re-encoded JPEGs, 1 to 100; or one for each level, of which the last holds for all levels beyond.
+            Default: 80 for levels above 384 px, 89 for others.
         subsampling: of the colour in re-encoded JPEGs.
         restart_interval: MCUs between restart markers, at most: the largest number that divides a row of the image's
             MCUs is taken. Crops are cut out the closer the fewer; 1, 2 and 4 cost some 8, 4 and 3% more bytes than 0,

@@ -3,7 +3,7 @@
 A page holds all levels of each of its samples, because FFCV's quasi-random order counts on it. Within a page the images
 lie level by level: reading only the small ones of many samples then touches only a small part of the file::
 
-    page   | image 0..99           | image_256 0..99 | image_128 0..99 | unused |
+    page   | image 0..99           | image_344 0..99 | ...             | unused |
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ Keep = Literal["nothing", "pixels", "bytes"]
 
 _CHANNELS = 3
 
+# At 224 px and below crops of larger levels than this are mostly reduced, and errors of high frequencies with them.
+_REDUCED = 384
+_QUALITY_REDUCED, _QUALITY = 80, 89
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversionSettings:
@@ -20,9 +24,10 @@ class ConversionSettings:
 
     Args:
         levels: longest side in pixels of each stored resolution, largest first.
-        quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it; or one for each level, of which the last holds for
-            all levels beyond, and which an image has that fits the level. The largest level needs less than the others,
-            since large crops of it are reduced.
+        quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it, but with the tables of
+            :mod:`respipe.conversion.quantization`; or one for each level, of which the last holds for all levels
+            beyond, and which an image has that fits the level. Default: 80 for levels above 384 px, whose crops are
+            mostly reduced when they are loaded, and 89 for smaller ones.
         subsampling: of the colour in re-encoded JPEGs.
         restart_interval: MCUs per restart interval in re-encoded JPEGs, at most; 0 for JPEGs without restart markers,
             whose crops cannot be cut out of the compressed bytes.
@@ -33,8 +38,8 @@ class ConversionSettings:
         ValueError: a field is out of range.
     """
 
-    levels: tuple[int, ...] = (512, 256, 128)
-    quality: int | tuple[int, ...] = (85, 90)
+    levels: tuple[int, ...] = (512, 344, 224, 144, 96)
+    quality: int | tuple[int, ...] | None = None
     subsampling: Subsampling = "4:2:0"
     restart_interval: int = 2
     keep: Keep = "nothing"
@@ -47,8 +52,8 @@ class ConversionSettings:
             )
         if self.page_size > MAX_PAGE_SIZE:
             raise ValueError(f"`levels` must fit into a page of {MAX_PAGE_SIZE} bytes; got {self.levels}. Use smaller.")
-        qualities = (self.quality,) if isinstance(self.quality, int) else tuple(int(each) for each in self.quality)
-        object.__setattr__(self, "quality", qualities if len(qualities) != 1 else qualities[0])
+        qualities = self._qualities()
+        object.__setattr__(self, "quality", qualities if len(set(qualities)) != 1 else qualities[0])
         if not qualities or not all(1 <= each <= 100 for each in qualities):
             raise ValueError(
                 f"`quality` must be in 1..100, for all or for each level; got {self.quality}. 90 is a good start."
@@ -66,9 +71,14 @@ class ConversionSettings:
                 '`keep` must be "nothing" or "bytes" where `restart_interval` is 0; got "pixels". Try an interval of 2.'
             )
 
+    def _qualities(self) -> tuple[int, ...]:
+        if self.quality is None:
+            return tuple(_QUALITY_REDUCED if level > _REDUCED else _QUALITY for level in self.levels)
+        return (self.quality,) if isinstance(self.quality, int) else tuple(int(each) for each in self.quality)
+
     @property
     def names(self) -> tuple[str, ...]:
-        """Field names of the levels: ``image``, ``image_256``, ``image_128``."""
+        """Field names of the levels: ``image``, ``image_344``, and so on."""
         return ("image", *(f"image_{level}" for level in self.levels[1:]))
 
     @property
@@ -79,12 +89,12 @@ class ConversionSettings:
 
     def quality_of(self, longest_side: int) -> int:
         """Quality of an image so large, in pixels: that of the smallest level which it fits."""
-        if isinstance(self.quality, int):
-            return self.quality
+        qualities = self._qualities()
         fitting = sum(longest_side <= level for level in self.levels)
-        return self.quality[min(max(fitting, 1), len(self.quality)) - 1]
+        return qualities[min(max(fitting, 1), len(qualities)) - 1]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        quality = self.quality if isinstance(self.quality, int) else list(self.quality)
+        qualities = self._qualities()
+        quality = qualities[0] if len(qualities) == 1 else list(qualities)
         return {**asdict(self), "levels": list(self.levels), "quality": quality}

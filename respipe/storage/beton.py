@@ -47,7 +47,7 @@ class BetonDataset:
     (SIGBUS), as with every mapped file.
 
     The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
-    image field, or the largest, together with fields named after it with a number, such as ``image_256``.
+    image field, or the largest, together with fields named after it with a number, such as ``image_344``.
 
     Args:
         path: the file.

@@ -17,7 +17,7 @@ class Level:
     """One stored resolution of every sample. All arrays have one entry per sample.
 
     Args:
-        name: field name in a ``.beton`` ("image", "image_256", ...), or "image" for a folder.
+        name: field name in a ``.beton`` ("image", "image_344", ...), or "image" for a folder.
         heights, widths: (N,) int32, size in pixels of the stored (upright) image.
         offsets, sizes: (N,) int64, place and length in bytes of the stored image within ``Dataset.memory``; None
             where every sample is a file of its own.

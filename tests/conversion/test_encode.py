@@ -12,6 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from respipe.conversion.encode import encode
+from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings, Subsampling
 from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
 from respipe.storage.jpeg import read_header, segments
@@ -75,8 +76,8 @@ def test_huffman_tables_are_the_standard_ones(subsampling: Subsampling, quality:
 
 def test_without_restart_markers_nothing_is_added() -> None:
     image = smooth_image(40, 60, seed=3)
-    data, tiled = encode(image, ConversionSettings(restart_interval=0))
+    data, tiled = encode(image, ConversionSettings(restart_interval=0, quality=90))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90, subsampling="4:2:0")
+    image.save(buffer, "JPEG", qtables=quantization_tables(90), subsampling="4:2:0")
     assert data == buffer.getvalue()
     assert not tiled

@@ -9,6 +9,7 @@ from PIL import Image
 
 from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
+from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings
 from respipe.storage.intervals import num_intervals, read_index
 from respipe.storage.jpeg import read_header
@@ -33,7 +34,7 @@ def source(height: int, width: int, quality: int = 90) -> bytes:
 def test_levels_fit_their_side_and_are_never_enlarged(
     shape: tuple[int, int], sizes: list[tuple[int, int]], distinct: int
 ) -> None:
-    pyramid = build_pyramid(source(*shape), ConversionSettings())
+    pyramid = build_pyramid(source(*shape), ConversionSettings(levels=(512, 256, 128)))
     assert [(image.height, image.width) for image in pyramid.images] == sizes
     assert len({id(image) for image in pyramid.images}) == distinct
     for image in pyramid.images:
@@ -45,7 +46,8 @@ def test_levels_fit_their_side_and_are_never_enlarged(
 
 @pytest.mark.parametrize("restart_interval", [0, 1, 2, 3, 5, 100])
 def test_restart_intervals_divide_the_rows_of_mcus(restart_interval: int) -> None:
-    images = build_pyramid(source(200, 340), ConversionSettings(restart_interval=restart_interval)).images
+    settings = ConversionSettings(levels=(512, 256, 128), restart_interval=restart_interval)
+    images = build_pyramid(source(200, 340), settings).images
     headers = [read_header(image.data) for image in images]
     # 340, 256 and 128 pixels are 22, 16 and 8 MCUs.
     expected = {0: [0, 0, 0], 1: [1, 1, 1], 2: [2, 2, 2], 3: [2, 2, 2], 5: [2, 4, 4], 100: [22, 16, 8]}
@@ -79,6 +81,12 @@ def test_jpeg_that_is_mostly_metadata_is_not_kept() -> None:
     assert len(pyramid.images[0].data) < 4000
 
 
+def quality_tables(data: bytes) -> tuple[tuple[int, ...], ...]:
+    with Image.open(io.BytesIO(data)) as opened:
+        tables: dict[int, list[int]] = opened.quantization  # pyright: ignore[reportAttributeAccessIssue]
+        return tuple(tuple(table) for table in tables.values())
+
+
 @pytest.mark.parametrize(("subsampling", "factors"), [("4:2:0", (2, 2)), ("4:2:2", (2, 1)), ("4:4:4", (1, 1))])
 def test_reencoded_levels_follow_the_settings(subsampling: str, factors: tuple[int, int]) -> None:
     data = source(100, 140)
@@ -87,9 +95,7 @@ def test_reencoded_levels_follow_the_settings(subsampling: str, factors: tuple[i
         header = read_header(image.data)
         assert header.sampling[0] == factors
         assert header.plain
-        with Image.open(io.BytesIO(image.data)) as opened:
-            table = Image.open(io.BytesIO(jpeg_bytes(smooth_image(8, 8, seed=0), quality=80))).quantization
-            assert opened.quantization == table
+        assert quality_tables(image.data) == quantization_tables(80)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +104,14 @@ def test_reencoded_levels_follow_the_settings(subsampling: str, factors: tuple[i
 def test_each_level_has_its_quality(quality: int | tuple[int, ...], expected: list[int]) -> None:
     images = build_pyramid(source(200, 140), ConversionSettings(levels=(128, 64, 32), quality=quality)).images
     for image, wanted in zip(images, expected, strict=True):
-        reference = jpeg_bytes(smooth_image(8, 8, seed=0), quality=wanted)
-        with Image.open(io.BytesIO(image.data)) as opened, Image.open(io.BytesIO(reference)) as plain:
-            assert opened.quantization == plain.quantization
+        assert quality_tables(image.data) == quantization_tables(wanted)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"), [((512, 344, 96), (80, 89, 89)), ((600, 400), 80), ((384, 64), 89), ((32,), 89)]
+)
+def test_large_levels_need_less_quality(levels: tuple[int, ...], expected: int | tuple[int, ...]) -> None:
+    assert ConversionSettings(levels=levels).quality == expected
 
 
 def test_small_images_have_the_quality_of_small_levels() -> None:

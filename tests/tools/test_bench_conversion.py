@@ -22,7 +22,7 @@ def test_ratios_are_medians_of_the_ratios_within_rounds() -> None:
     baseline, ours = make_results(rounds, num_images=100)
     assert (baseline.images_per_second, baseline.low, baseline.high, baseline.ratio_to_ffcv) == (50, 10, 100, 1)
     assert (ours.images_per_second, ours.low, ours.high, ours.ratio_to_ffcv) == (50, 20, 50, 1)
-    assert rows([ours]) == [("respipe 512, 256, 128 px", "50", "20-50", "1.00", "80.6", "103")]
+    assert rows([ours]) == [("respipe, five levels", "50", "20-50", "1.00", "80.6", "103")]
     assert len(rows([ours])[0]) == len(HEADINGS)
     (alone,) = make_results({"respipe": rounds["respipe"]}, num_images=100)
     assert alone.ratio_to_ffcv is None

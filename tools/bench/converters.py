@@ -85,7 +85,7 @@ def _with_ffcv(job: Job) -> None:
 BASELINE = "ffcv-500"
 CONVERTERS: Mapping[str, Converter] = {
     BASELINE: Converter(title="FFCV 500 px", convert=_with_ffcv),
-    "respipe": Converter(title="respipe 512, 256, 128 px", convert=_with_respipe()),
+    "respipe": Converter(title="respipe, five levels", convert=_with_respipe()),
     "respipe-512": Converter(title="respipe 512 px alone", convert=_with_respipe(levels=(512,))),
     "respipe-pixels": Converter(title="respipe, pixels kept", convert=_with_respipe(keep="pixels")),
 }
