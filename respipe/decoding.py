@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -33,44 +33,62 @@ def decode_in_order(
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
-    submitted: deque[tuple[Step, BatchPlan]] = deque()
-
-    def submit(plan: BatchPlan, step: Step) -> None:
-        admitted = guard.admit(_with_step(plan, step.decoded))
-        backend.submit(admitted)
-        submitted.append((step, admitted))
-
-    def collect() -> tuple[BatchPlan, tuple[torch.Tensor, ...]]:
-        while True:
-            try:
-                pixels = backend.collect()
-            except CorruptImageError as error:
-                # Damage that no checksum told of shows only now. The backend has lost its place: do all again.
-                guard.report(error)
-                backend.reset()
-                again = list(submitted)
-                submitted.clear()
-                for step, plan in again:
-                    submit(plan, step)
-            else:
-                step, plan = submitted.popleft()
-                return _with_step(plan, step), pixels
-
-    def collect_until(left: int) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
-        while len(submitted) > left:
-            yield collect()
-
+    batches = _InFlight(backend, guard)
     try:
         for plan in plans:
-            submit(plan, plan.step)
+            batches.submit(plan, plan.step)
             # A decoding thread that is done needs the interpreter to go on with the next batch.
             time.sleep(0)
-            room = backend.room(submitted[-1][1])
-            if len(submitted) >= room:
-                yield from collect_until(room // 2)
-        yield from collect_until(0)
+            room = batches.room
+            if len(batches) >= room:
+                yield from batches.collect_until(room // 2)
+        yield from batches.collect_until(0)
     finally:
         backend.reset()
+
+
+class _InFlight:
+    """Batches that were submitted to a backend, with the steps that they were planned for."""
+
+    def __init__(self, backend: Backend, guard: CorruptionGuard) -> None:
+        self._backend = backend
+        self._guard = guard
+        self._submitted: deque[tuple[Step, BatchPlan]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._submitted)
+
+    @property
+    def room(self) -> int:
+        """How many batches like the last one the backend needs to be busy."""
+        return self._backend.room(self._submitted[-1][1])
+
+    def submit(self, plan: BatchPlan, step: Step) -> None:
+        """Start decoding a batch without its damaged samples, as far as they are known."""
+        admitted = self._guard.admit(_with_step(plan, step.decoded))
+        self._backend.submit(admitted)
+        self._submitted.append((step, admitted))
+
+    def collect_until(self, left: int) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...]]]:
+        """The oldest batches, until so many are left."""
+        while len(self) > left:
+            yield self._collect()
+
+    def _collect(self) -> tuple[BatchPlan, tuple[torch.Tensor, ...]]:
+        while True:
+            try:
+                pixels = self._backend.collect()
+            except CorruptImageError as error:
+                # Damage that no checksum told of shows only now. The backend has lost its place: do all again.
+                self._guard.report(error)
+                self._backend.reset()
+                again = list(self._submitted)
+                self._submitted.clear()
+                for step, plan in again:
+                    self.submit(plan, step)
+            else:
+                step, plan = self._submitted.popleft()
+                return _with_step(plan, step), pixels
 
 
 def _with_step(plan: BatchPlan, step: Step) -> BatchPlan:
