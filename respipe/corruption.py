@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -54,7 +55,7 @@ class CorruptionGuard:
         return dict(self._damaged)
 
     def admit(self, plan: BatchPlan) -> BatchPlan:
-        """The plan without known or newly found damaged samples.
+        """The plan without known or newly found damaged samples, and with the levels that images are read from.
 
         Raises:
             CorruptImageError: a sample is damaged and may not be quarantined.
@@ -73,7 +74,7 @@ class CorruptionGuard:
             except CorruptImageError as error:
                 self.report(error)
             self._checked[level, index] = True
-        return self._without_damaged(plan)
+        return self._without_damaged(replace(plan, levels=levels))
 
     def report(self, error: CorruptImageError) -> None:
         """Quarantine the sample of an error, or raise the error where the policy or the budget says so."""

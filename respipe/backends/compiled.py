@@ -97,10 +97,11 @@ class CompiledBackend(ThreadedBackend):
 def stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[np.int64]:
     """(B, 5) int64: offset, size, height, width and 1 for raw pixels, of the stored image each row is cut from."""
     columns = np.empty((len(plan), 5), np.int64)
+    columns[:, 2:4] = routed.shapes
     for number, level in enumerate(dataset.levels):
         rows = np.flatnonzero(routed.levels == number)
         samples = plan.indices[rows]
         assert level.offsets is not None and level.sizes is not None, "a dataset with a memory map has offsets"
-        for column, values in enumerate((level.offsets, level.sizes, level.heights, level.widths, level.raw)):
+        for column, values in ((0, level.offsets), (1, level.sizes), (4, level.raw)):
             columns[rows, column] = values[samples]
     return columns

@@ -6,7 +6,6 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from respipe.backends.dali_pipeline import DaliPipeline, Variant, import_dali
@@ -51,7 +50,6 @@ class DaliBackend:
         self._num_threads = num_threads
         self._device = device
         self._level_margin = level_margin
-        self._shapes = np.stack([np.stack([level.heights, level.widths], axis=1) for level in dataset.levels])
         self._pipelines: dict[Variant, DaliPipeline] = {}
         self._failed = False
         # In place of a batch that could not be read, why not.
@@ -71,7 +69,7 @@ class DaliBackend:
             self._batches.append(error)
             return
         nested = bool((routed.boxes != routed.boxes[:, :1]).any())
-        variant = Variant(len(plan.step.sizes), padded=self._reach_outside(plan, routed), nested=nested)
+        variant = Variant(len(plan.step.sizes), padded=_reach_outside(routed), nested=nested)
         pipeline = None
         if len(plan):
             pipeline = self._pipeline(variant, len(plan))
@@ -124,11 +122,6 @@ class DaliBackend:
             pipeline.close()
         self._pipelines.clear()
 
-    def _reach_outside(self, plan: BatchPlan, routed: Route) -> bool:
-        """Whether any crop reaches over the edge of its image."""
-        covers, shapes = routed.covers, self._shapes[routed.levels, plan.indices]
-        return bool((covers[:, :2] < 0).any() or (covers[:, :2] + covers[:, 2:] > shapes).any())
-
     def _pipeline(self, variant: Variant, num_images: int) -> DaliPipeline:
         pipeline = self._pipelines.get(variant)
         if pipeline is None or pipeline.max_batch_size < num_images:
@@ -180,3 +173,9 @@ class _Batch:
     encoded: EncodedCrops
     variant: Variant
     pipeline: DaliPipeline | None
+
+
+def _reach_outside(routed: Route) -> bool:
+    """Whether any crop reaches over the edge of its image."""
+    covers = routed.covers
+    return bool((covers[:, :2] < 0).any() or (covers[:, :2] + covers[:, 2:] > routed.shapes).any())

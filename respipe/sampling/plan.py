@@ -24,6 +24,8 @@ class BatchPlan:
         flips: (B,) bool, whether the crop is mirrored left to right.
         size_boxes: (B, K, 4) float64, a box for each of the K sizes where these are cropped differently; None where
             ``boxes`` serves all of them.
+        levels: (B,) int64, the stored level that each image is read from, 0 the largest; None where that has not been
+            chosen yet.
     """
 
     step: Step
@@ -33,11 +35,13 @@ class BatchPlan:
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
     size_boxes: NDArray[np.float64] | None = None
+    levels: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.indices)
         assert self.boxes.shape == (n, 4) and self.flips.shape == (n,), "one box and one flip per image"
         assert self.size_boxes is None or self.size_boxes.shape == (n, len(self.step.sizes), 4), "one box per size"
+        assert self.levels is None or self.levels.shape == (n,), "one level per image"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -50,7 +54,11 @@ class BatchPlan:
 
     def take(self, rows: NDArray[np.int64]) -> BatchPlan:
         """The batch of these rows, which may repeat."""
-        size_boxes = self.size_boxes[rows] if self.size_boxes is not None else None
         return replace(
-            self, indices=self.indices[rows], boxes=self.boxes[rows], flips=self.flips[rows], size_boxes=size_boxes
+            self,
+            indices=self.indices[rows],
+            boxes=self.boxes[rows],
+            flips=self.flips[rows],
+            size_boxes=self.size_boxes[rows] if self.size_boxes is not None else None,
+            levels=self.levels[rows] if self.levels is not None else None,
         )

@@ -19,12 +19,14 @@ class Route:
 
     Args:
         levels: (B,) int64, numbers of stored levels, 0 the largest.
+        shapes: (B, 2) int64, height and width of those stored images.
         boxes: (B, K, 4) float64, the plan's crop boxes at each of its K sizes, in pixels of those levels.
         hulls: (B, K, 4) int64, their integer hulls.
         covers: (B, 4) int64, the part of each stored image that holds all of its hulls.
     """
 
     levels: NDArray[np.int64]
+    shapes: NDArray[np.int64]
     boxes: NDArray[np.float64]
     hulls: NDArray[np.int64]
     covers: NDArray[np.int64]
@@ -38,34 +40,38 @@ def choose_levels(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1
 
     Args:
         levels: the dataset's levels, largest first.
-        plan: the batch, with boxes in pixels of ``levels[0]``.
+        plan: the batch, with boxes in pixels of ``levels[0]``. Where it names the levels, these are taken.
         margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
 
     Returns:
         (B,) int64, numbers of levels.
     """
-    return _choose(levels, plan, margin)[0]
+    return plan.levels if plan.levels is not None else _choose(_shapes(levels, plan), plan, margin)
 
 
 def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
     """Where each image of a batch is read, on the level of :func:`choose_levels`, whose arguments it takes."""
-    chosen, vertical, horizontal = _choose(levels, plan, margin)
-    boxes = scale_boxes(plan.boxes_by_size(), vertical, horizontal)
+    shapes = _shapes(levels, plan)
+    chosen = plan.levels if plan.levels is not None else _choose(shapes, plan, margin)
+    height, width = stored = shapes[chosen, :, np.arange(len(plan))].T
+    boxes = scale_boxes(plan.boxes_by_size(), height / shapes[0, 0], width / shapes[0, 1])
     hulls = hull(boxes)
-    return Route(levels=chosen, boxes=boxes, hulls=hulls, covers=cover(hulls))
+    return Route(levels=chosen, shapes=stored.T, boxes=boxes, hulls=hulls, covers=cover(hulls))
 
 
-def _choose(
-    levels: Sequence[Level], plan: BatchPlan, margin: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """(B,) each: numbers of levels, and their heights and widths over those of the largest one."""
+def _shapes(levels: Sequence[Level], plan: BatchPlan) -> NDArray[np.int64]:
+    """(L, 2, B) int64: height and width of each image on each level."""
+    shapes = np.empty((len(levels), 2, len(plan)), np.int64)
+    for shape, level in zip(shapes, levels, strict=True):
+        shape[0], shape[1] = level.heights[plan.indices], level.widths[plan.indices]
+    return shapes
+
+
+def _choose(shapes: NDArray[np.int64], plan: BatchPlan, margin: float) -> NDArray[np.int64]:
+    """See :func:`choose_levels`; ``shapes`` of :func:`_shapes`."""
     # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
     target = margin * max(plan.step.sizes) * (1 - 1e-9)
-    chosen, vertical, horizontal = np.zeros(len(plan), np.int64), np.ones(len(plan)), np.ones(len(plan))
-    heights, widths = levels[0].heights[plan.indices], levels[0].widths[plan.indices]
-    for number, level in enumerate(levels[1:], start=1):
-        down, across = level.heights[plan.indices] / heights, level.widths[plan.indices] / widths
-        fits = np.minimum(plan.boxes[:, 2] * down, plan.boxes[:, 3] * across) >= target
-        chosen[fits] = number
-        vertical[fits], horizontal[fits] = down[fits], across[fits]
-    return chosen, vertical, horizontal
+    crops = plan.boxes[:, 2:].T * (shapes / shapes[0])
+    fits = crops.min(axis=1) >= target
+    fits[0] = True
+    return len(fits) - 1 - fits[::-1].argmax(axis=0)
