@@ -14,7 +14,7 @@ from typing import Any
 import respipe
 from respipe.conversion import FolderSource
 
-_QUALITY = 90
+_FFCV_QUALITY = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Measured:
 def _with_respipe(**options: Any) -> Callable[[Job], None]:
     def convert(job: Job) -> None:
         source = RepeatedSource(FolderSource(job.data), job.num_images)
-        respipe.convert(source, job.target, quality=_QUALITY, num_workers=job.num_workers, **options)
+        respipe.convert(source, job.target, num_workers=job.num_workers, **options)
 
     return convert
 
@@ -76,7 +76,7 @@ def _with_ffcv(job: Job) -> None:
         job.data,
         job.target,
         max_resolution=500,
-        quality=_QUALITY,
+        quality=_FFCV_QUALITY,
         num_workers=job.num_workers,
         num_images=job.num_images,
     )
