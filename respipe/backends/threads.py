@@ -23,11 +23,10 @@ DecodeRange = Callable[[int, int], None]
 """Fills in the images from the first number to before the second."""
 
 
-# Batches of small images take a thread that plans and hands over as long as those that decode. It does so faster for
-# several in a row, and then they must be there. In bytes of pixels, and in batches:
-_ROOM_BYTES = 12 << 20
-_MOST_ROOM = 8
-_LEAST_ROOM = 2
+# Planning a batch of small images and handing it over takes a good part of the time of decoding it. The thread that does
+# so is faster for several in a row, whose code and data stay in the processor's cache, and the others need work meanwhile.
+_ROOM_BYTES = 12 << 20  # of pixels in flight
+_LEAST_ROOM, _MOST_ROOM = 2, 8  # batches
 
 # About half a millisecond of decoding. A thread needs the interpreter before it starts and when it is done, and may
 # have to wait for it that long.
