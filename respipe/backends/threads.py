@@ -23,8 +23,9 @@ DecodeRange = Callable[[int, int], None]
 """Fills in the images from the first number to before the second."""
 
 
-# Planning a batch of small images and handing it over takes a good part of the time of decoding it. The thread that does
-# so is faster for several in a row, whose code and data stay in the processor's cache, and the others need work meanwhile.
+# Planning a batch of small images and handing it over takes a good part of the time of decoding it. The thread that
+# does so is faster for several in a row, as code and data stay in the processor's cache, and the others need work
+# meanwhile.
 _ROOM_BYTES = 12 << 20  # of pixels in flight
 _LEAST_ROOM, _MOST_ROOM = 2, 8  # batches
 
