@@ -69,7 +69,7 @@ def convert(
             Default: 80 for levels above 384 px, 89 for others.
         subsampling: of the colour in re-encoded JPEGs.
         restart_interval: MCUs between restart markers, at most: the largest number that divides a row of the image's
-            MCUs is taken. Crops are cut out the closer the fewer; 1, 2 and 4 cost some 8, 4 and 3% more bytes than 0,
+            MCUs is taken. Crops are cut out the closer the fewer; 1, 2 and 4 cost some 10, 6 and 4% more bytes than 0,
             which leaves markers and index out, so that every image is decoded whole.
         keep: of baseline JPEGs that fit the first level: "nothing"; their exact "pixels", as their coefficients are
             coded anew between restart markers; or their "bytes", without such markers and so decoded whole.
