@@ -46,13 +46,13 @@ def choose_levels(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1
     Returns:
         (B,) int64, numbers of levels.
     """
-    return plan.levels if plan.levels is not None else _choose(_shapes(levels, plan), plan, margin)
+    return _choose(_shapes(levels, plan), plan, margin)
 
 
 def route(levels: Sequence[Level], plan: BatchPlan, *, margin: float = 1.0) -> Route:
     """Where each image of a batch is read, on the level of :func:`choose_levels`, whose arguments it takes."""
     shapes = _shapes(levels, plan)
-    chosen = plan.levels if plan.levels is not None else _choose(shapes, plan, margin)
+    chosen = _choose(shapes, plan, margin)
     height, width = stored = shapes[chosen, :, np.arange(len(plan))].T
     boxes = scale_boxes(plan.boxes_by_size(), height / shapes[0, 0], width / shapes[0, 1])
     hulls = hull(boxes)
@@ -69,6 +69,8 @@ def _shapes(levels: Sequence[Level], plan: BatchPlan) -> NDArray[np.int64]:
 
 def _choose(shapes: NDArray[np.int64], plan: BatchPlan, margin: float) -> NDArray[np.int64]:
     """See :func:`choose_levels`; ``shapes`` of :func:`_shapes`."""
+    if plan.levels is not None:
+        return plan.levels
     # A small difference of rounding must not send a crop of exactly S pixels to the next larger level.
     target = margin * max(plan.step.sizes) * (1 - 1e-9)
     crops = plan.boxes[:, 2:].T * (shapes / shapes[0])
