@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 import respipe
 from pipelines.recipe import Data, Jitter, Recipe
-from respipe.loader import BatchTransform
+from respipe.loading.loader import BatchTransform
 from respipe.storage.dataset import Dataset
 
 

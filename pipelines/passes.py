@@ -12,7 +12,7 @@ from torch import nn
 from pipelines.precision import autocast
 from pipelines.recipe import Precision
 from pipelines.warmup import warm_up
-from respipe.loader import Images
+from respipe.loading.loader import Images
 
 logger = logging.getLogger(__name__)
 

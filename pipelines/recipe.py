@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from respipe.sampling.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
-from respipe.sampling.random_resized_crop import RandomResizedCrop
+from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
+from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.schedules import RSNet, Schedule
-from respipe.schedules.registry import SCHEDULES, schedule_from_config
+from respipe.schedules.parsing import SCHEDULES, schedule_from_config
 
 RECIPES = Path(__file__).parent / "recipes"
 

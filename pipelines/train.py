@@ -61,7 +61,7 @@ from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.passes import GraphedPasses, Passes
 from pipelines.recipe import Mixing, Recipe, load_recipe
 from respipe.errors import NoEffectWarning, RespipeError
-from respipe.loader import Images
+from respipe.loading.loader import Images
 from respipe.model.building import build_model
 
 logger = logging.getLogger(__name__)

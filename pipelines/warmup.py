@@ -7,7 +7,7 @@ from torch import nn
 
 from pipelines.precision import autocast
 from pipelines.recipe import Precision
-from respipe.loader import Images
+from respipe.loading.loader import Images
 
 
 def warm_up(objective: nn.Module, images: Images, labels: torch.Tensor, precision: Precision) -> None:

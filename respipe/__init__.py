@@ -14,21 +14,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from respipe import cost as cost
     from respipe import schedules as schedules
     from respipe import testing as testing
-    from respipe.color_jitter import ColorJitter as ColorJitter
     from respipe.conversion import convert as convert
     from respipe.conversion import inspect as inspect
     from respipe.conversion import verify as verify
     from respipe.evaluation import evaluate as evaluate
-    from respipe.loader import Loader as Loader
+    from respipe.loading.loader import Loader as Loader
     from respipe.model.adapter import adapt as adapt
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
     from respipe.model.extraction import extract as extract
     from respipe.model.finetune import prepare_finetune as prepare_finetune
-    from respipe.schedules import cost as cost
     from respipe.storage.open import open_dataset as open_dataset
     from respipe.training.all_sizes import AllSizes as AllSizes
+    from respipe.training.color_jitter import ColorJitter as ColorJitter
     from respipe.training.distillation import MRED as MRED
     from respipe.training.duplicates import average_duplicates as average_duplicates
     from respipe.training.flips import flip_each_size as flip_each_size
@@ -39,15 +39,15 @@ __version__ = "0.1.0"
 # Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
 _HOMES = {
     "AllSizes": "respipe.training.all_sizes",
-    "ColorJitter": "respipe.color_jitter",
+    "ColorJitter": "respipe.training.color_jitter",
     "GradientSmoothing": "respipe.training.gradients",
-    "Loader": "respipe.loader",
+    "Loader": "respipe.loading.loader",
     "MRED": "respipe.training.distillation",
     "adapt": "respipe.model.adapter",
     "average_duplicates": "respipe.training.duplicates",
     "calibrate_batchnorm": "respipe.model.calibration",
     "convert": "respipe.conversion",
-    "cost": "respipe.schedules.cost",
+    "cost": "respipe.cost",
     "evaluate": "respipe.evaluation",
     "extract": "respipe.model.extraction",
     "flip_each_size": "respipe.training.flips",

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import torch
 
+from respipe.checks import check_int
 from respipe.conversion.workers import map_samples
 from respipe.errors import WorkerLostError
-from respipe.loader import Loader
-from respipe.sampling.plan import BatchPlan
-from respipe.schedules.checks import check_int
+from respipe.loading.loader import Loader
+from respipe.planning.batch import BatchPlan
 
 MakeLoader = Callable[[], Loader]
 

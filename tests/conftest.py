@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from respipe.backends import threads
+from respipe.backends.pool import ranges as threads
 from tests.memory_dataset import smooth_image
 
 # How fast a machine is, or how busy, must not decide whether a test passes; neither must chance.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed
 
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
 from respipe.schedules import Constant
 from tests.loaders import InTurn, make
 from tests.memory_dataset import MemoryDataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
 from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule, Step
 from tests.memory_dataset import MemoryDataset
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.sampling.plan import BatchPlan
+from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
 

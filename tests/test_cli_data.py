@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from respipe.backends.select import BackendStatus
+from respipe.backends.registry import BackendStatus
 from respipe.cli import app, diagnosis, selftest
 from respipe.storage.open import open_dataset
 
@@ -255,7 +255,7 @@ def test_doctor_survives_a_crash_of_the_backend(monkeypatch: pytest.MonkeyPatch)
 
 def test_doctor_gives_the_command_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ffcv = BackendStatus(name="ffcv", installed=False, version=None, note="pip install 'respipe[ffcv]'")
-    monkeypatch.setattr("respipe.backends.select.available_backends", lambda: [ffcv])
+    monkeypatch.setattr("respipe.backends.registry.available_backends", lambda: [ffcv])
     monkeypatch.setattr("respipe.cli.selftest.try_out_auto", lambda _: {"any": {"backend": "dali", "error": None}})
     installed = diagnosis.version
     monkeypatch.setattr(diagnosis, "version", lambda name: None if name == "matplotlib" else installed(name))

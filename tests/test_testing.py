@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torchvision.transforms import v2
 
 import respipe
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
+from respipe.planning.crops import Draws, Sides
 from respipe.sampling import RandomResizedCrop
-from respipe.sampling.crops import Draws, Sides
 from respipe.schedules import Constant, RSNet
 from tests.engines import needs_dali, needs_ffcv
 from tests.loaders import SCHEDULE, InTurn, Mixed, make

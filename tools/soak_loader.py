@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import respipe
-from respipe.schedules.registry import schedule_from_expression
+from respipe.schedules.parsing import schedule_from_expression
 
 MIB = 2**20
 ALLOCATOR_NOISE = 32.0

@@ -6,13 +6,13 @@ from typing import Protocol
 
 import torch
 
-from respipe.sampling.plan import BatchPlan
+from respipe.planning.batch import BatchPlan
 
 
 class Backend(Protocol):
     """Decodes planned batches in the order they were submitted. Draws nothing at random and keeps no notion of size.
 
-    The pixels of an image are defined as: crop the level that :func:`respipe.storage.levels.route` picks to the box's
+    The pixels of an image are defined as: crop the level that :func:`respipe.backends.routing.route` picks to the box's
     integer hull (what lies outside the image is black), resize the box within that hull to S x S with an antialiased
     bilinear (triangle) filter that sees the hull only, then mirror. ``reference`` computes exactly that with Pillow;
     the others stay within the tolerances of the contract suite.

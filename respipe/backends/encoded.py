@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.compiled import stored_images
-from respipe.backends.daemon_pool import DaemonPool
+from respipe.backends.pool.compiled import stored_images
+from respipe.backends.pool.daemon import DaemonPool
+from respipe.backends.pool.ranges import ranges
 from respipe.backends.reference import corrupt_image
-from respipe.backends.threads import ranges
-from respipe.sampling.plan import BatchPlan
+from respipe.backends.routing import Route
+from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Bytes, Dataset
-from respipe.storage.levels import Route
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -57,7 +57,7 @@ class CropReader:
         self._pool = DaemonPool(num_threads, "respipe-read")
         self._cut_images: Any = None
         if dataset.memory is not None:
-            from respipe.backends.cutting import cut_images  # here, since importing respipe must not wait for Numba
+            from respipe.jpeg.cut import cut_images  # here, since importing respipe must not wait for Numba
 
             self._cut_images = cut_images
 

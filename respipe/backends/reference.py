@@ -7,11 +7,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from respipe.backends.threads import DecodeRange, Outputs, ThreadedBackend
+from respipe.backends.pool.ranges import DecodeRange, Outputs, ThreadedBackend
+from respipe.backends.routing import Route
 from respipe.errors import CorruptImageError
-from respipe.sampling.plan import BatchPlan
+from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
-from respipe.storage.levels import Route
 from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
 
 
@@ -21,7 +21,7 @@ class ReferenceBackend(ThreadedBackend):
     Args:
         dataset: where the images are.
         num_threads: decoding threads.
-        level_margin: see :func:`respipe.storage.levels.route`.
+        level_margin: see :func:`respipe.backends.routing.route`.
     """
 
     def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:

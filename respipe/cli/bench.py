@@ -30,7 +30,7 @@ def bench(
     import torch
 
     from respipe.cli.throughput import Sweep, measure
-    from respipe.loader import Loader
+    from respipe.loading.loader import Loader
 
     ordered = tuple(sorted(set(sizes), reverse=True))
     arguments: dict[str, Any] = {"batch_size": batch_size, "num_threads": threads, "device": device}

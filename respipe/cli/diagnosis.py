@@ -100,7 +100,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    from respipe.backends.select import available_backends
+    from respipe.backends.registry import available_backends
 
     return [
         {

@@ -17,7 +17,7 @@ from respipe.cli.evaluation_report import evaluation_report, show_evaluation
 if TYPE_CHECKING:
     from respipe.cli.subject import Subject
     from respipe.evaluation import Activations, Evaluation
-    from respipe.loader import Loader
+    from respipe.loading.loader import Loader
 
 AS_TRAINED, CALIBRATED = "as trained", "BatchNorm calibrated"
 
@@ -104,7 +104,7 @@ def evaluate(
 @contextlib.contextmanager
 def _one_note_of_the_backend() -> Generator[None]:
     """Say which backend was chosen, but not for every pass over the data anew."""
-    logger, seen = logging.getLogger("respipe.backends.select"), set[str]()
+    logger, seen = logging.getLogger("respipe.backends.registry"), set[str]()
 
     def unseen(record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -130,7 +130,7 @@ def _calibrated(
     subject: Subject, data: Path, training_data: Path, num_batches: int, **options: Any
 ) -> Sequence[Evaluation]:
     from respipe.evaluation import evaluate_calibrated
-    from respipe.loader import Loader
+    from respipe.loading.loader import Loader
     from respipe.schedules.constant import Constant
 
     def training_batches(size: int) -> Loader:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from respipe.schedules.registry import schedule_from_config, schedule_from_expression
+from respipe.schedules.parsing import schedule_from_config, schedule_from_expression
 from respipe.schedules.step import Schedule
 
 _RECIPES = Path("pipelines", "recipes")

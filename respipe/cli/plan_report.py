@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.cli.outline import Outline
+from respipe.cost.usage import Usage, usage
 from respipe.schedules.mean_batch import Mean, mean_batch_size
 from respipe.schedules.step_budget import relative_budget
-from respipe.schedules.usage import Usage, usage
 
 if TYPE_CHECKING:
-    from respipe.schedules.cost import Macs
+    from respipe.cost.macs import Macs
 
 
 def plan_report(outline: Outline) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def plan_report(outline: Outline) -> dict[str, Any]:
     Raises:
         ValueError: there is no such model, it cannot take one of the sizes, or the dataset holds less than one batch.
     """
-    from respipe.schedules.cost import by_area, mean_macs, relative_epoch_macs
+    from respipe.cost.macs import by_area, mean_macs, relative_epoch_macs
 
     schedule = outline.schedule
     run = {name: getattr(outline, name) for name in ("num_epochs", "num_samples", "batch_size")}
@@ -89,9 +89,9 @@ def _counted(outline: Outline) -> Macs:
     """The cost of the model as the schedule needs it, which takes every size of the schedule."""
     import torch
 
+    from respipe.cost.macs import counted
     from respipe.model.adapter import adapt
     from respipe.model.building import build_model
-    from respipe.schedules.cost import counted
 
     with torch.device("meta"):
         model = build_model(outline.model, options=outline.model_options)

@@ -43,7 +43,7 @@ def try_out(kind: str, device: str) -> dict[str, Any]:
     """Make a tiny dataset and decode it; see :func:`try_out_auto`."""
     from respipe.conversion import convert
     from respipe.errors import RespipeError
-    from respipe.loader import Loader
+    from respipe.loading.loader import Loader
     from respipe.schedules.constant import Constant
 
     with tempfile.TemporaryDirectory() as scratch:

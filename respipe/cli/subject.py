@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from respipe.placement import Normalize
-    from respipe.sampling.crops import Crop
-    from respipe.schedules.cost import TestSizeSuggestion
+    from respipe.cost import TestSizeSuggestion
+    from respipe.loading.placement import Normalize
+    from respipe.planning.crops import Crop
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def read_subject(
     """
     import torch
 
+    from respipe.loading.placement import check_device
     from respipe.model.checkpoints import load_trained_model
-    from respipe.placement import check_device
 
     place = check_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     trained = load_trained_model(checkpoint, model, num_classes=classes)
@@ -101,9 +101,9 @@ def read_subject(
 
 def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
     """The test size that its training crops suggest; None where these keep the size of objects, or are unknown."""
+    from respipe.cost import suggest_test_size
     from respipe.model.adapter import total_stride
     from respipe.sampling import CenterCrop, RandomResizedCrop
-    from respipe.schedules.cost import suggest_test_size
 
     crop = subject.train_crop
     if subject.train_size is None or not isinstance(crop, RandomResizedCrop):
@@ -114,7 +114,7 @@ def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
 
 
 def _trained_at(recipe: Mapping[str, Any]) -> int | None:
-    from respipe.schedules.registry import schedule_from_config
+    from respipe.schedules.parsing import schedule_from_config
 
     return schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"]).base_size if recipe else None
 

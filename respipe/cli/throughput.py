@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from respipe.cli.console import ProgressCallback
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
 from respipe.schedules.constant import Constant
 from respipe.schedules.step import Step
 

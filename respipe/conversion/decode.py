@@ -10,7 +10,7 @@ from typing import Any, cast
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from respipe.storage.jpeg import JpegError, JpegHeader, is_complete, read_header
+from respipe.jpeg.header import JpegError, JpegHeader, is_complete, read_header
 from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
 
 # libjpeg's words for a scan that ends before the image does; the rest would be gray.

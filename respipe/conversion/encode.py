@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings, Subsampling
-from respipe.storage.intervals import fitting_interval, with_index
+from respipe.jpeg.index import fitting_interval, with_index
+from respipe.jpeg.quantization import quantization_tables
 
 _MCU_WIDTHS: dict[Subsampling, int] = {"4:4:4": 8, "4:2:2": 16, "4:2:0": 16}
 
@@ -19,7 +19,7 @@ def encode(image: Image.Image, settings: ConversionSettings) -> tuple[bytes, boo
 
     Returns:
         the JPEG, and whether it is tiled: it has restart markers, the index of them
-        (:mod:`respipe.storage.intervals`), and the standard Huffman tables.
+        (:mod:`respipe.jpeg.index`), and the standard Huffman tables.
     """
     options: dict[str, Any] = {
         "qtables": quantization_tables(settings.quality_of(max(image.size))),

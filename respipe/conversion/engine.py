@@ -23,11 +23,11 @@ from respipe.conversion.pages import CHECKSUM, PageBuilder, PageRecord
 from respipe.conversion.pyramid import Pyramid, build_pyramid
 from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
 from respipe.conversion.settings import ConversionSettings, Keep, Subsampling
-from respipe.conversion.sources import Source, open_source
+from respipe.conversion.sources.base import Source, open_source
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.conversion.writer import BetonWriter
 from respipe.errors import ConversionError, CorruptImageError, StorageError
-from respipe.storage.beton import BetonDataset
+from respipe.storage.beton.dataset import BetonDataset
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.storage.beton import BetonDataset
+from respipe.jpeg.header import JpegError, read_header
+from respipe.jpeg.index import read_index
+from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset, Level
 from respipe.storage.folder import FolderDataset
-from respipe.storage.intervals import read_index
-from respipe.storage.jpeg import JpegError, read_header
 from respipe.storage.open import open_dataset
 
 # Enough samples to tell what all are like, few enough to be read from a slow disk in a moment.

@@ -91,7 +91,7 @@ def _kept(data: bytes, decoded: DecodedImage, settings: ConversionSettings) -> S
         return None
     if settings.keep == "bytes":
         return _stored(data, image, tiled=False) if len(data) <= max_bytes else None
-    from respipe.conversion.transcode import TranscodeError, transcode  # compiled, which others need not wait for
+    from respipe.jpeg.transcode import TranscodeError, transcode  # compiled, which others need not wait for
 
     try:
         transcoded, tiled = transcode(data, restart_interval=settings.restart_interval, max_bytes=max_bytes)

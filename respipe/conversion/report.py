@@ -12,7 +12,7 @@ import numpy as np
 
 from respipe.conversion.pages import SIZE, PageRecord, is_shared
 from respipe.conversion.settings import ConversionSettings
-from respipe.conversion.sources import Source
+from respipe.conversion.sources.base import Source
 from respipe.errors import ConversionError
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from respipe.storage.format import MAX_PAGE_SIZE, PAGE_SIZE
+from respipe.storage.beton.format import MAX_PAGE_SIZE, PAGE_SIZE
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 Keep = Literal["nothing", "pixels", "bytes"]
@@ -25,7 +25,7 @@ class ConversionSettings:
     Args:
         levels: longest side in pixels of each stored resolution, largest first.
         quality: of re-encoded JPEGs, 1 to 100 as libjpeg counts it, but with the tables of
-            :mod:`respipe.conversion.quantization`; or one for each level, of which the last holds for all levels
+            :mod:`respipe.jpeg.quantization`; or one for each level, of which the last holds for all levels
             beyond, and which an image has that fits the level. Default: 80 for levels above 384 px, whose crops are
             mostly reduced when they are loaded, and 89 for smaller ones.
         subsampling: of the colour in re-encoded JPEGs.

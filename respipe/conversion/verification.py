@@ -12,11 +12,11 @@ from typing import Any
 
 from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.decode import decode as decode_image
-from respipe.conversion.sources import FolderSource
+from respipe.conversion.sources.base import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
-from respipe.storage.beton import BetonDataset
-from respipe.storage.padding import find_stray_bytes
+from respipe.storage.beton.dataset import BetonDataset
+from respipe.storage.beton.padding import find_stray_bytes
 
 _MOST_STRAY = 20
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 import respipe
 from respipe.conversion.pages import CHECKSUM, HEIGHT, SIZE, WIDTH, PageRecord, is_shared, offsets_in_page
 from respipe.conversion.settings import ConversionSettings
-from respipe.conversion.sources import Source
+from respipe.conversion.sources.base import Source
 from respipe.printable import printable
-from respipe.storage.appendix import MAGIC, encode_appendix
-from respipe.storage.format import ALLOCATION, FIELD, HEADER, VERSION, FieldType, ImageMode, align, metadata_dtype
-from respipe.storage.texts import TextTable
+from respipe.storage.beton.appendix import MAGIC, encode_appendix
+from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, VERSION, FieldType, ImageMode, align, metadata_dtype
+from respipe.storage.beton.string_table import TextTable
 
 _CHUNK = 1 << 20
 

@@ -13,14 +13,14 @@ import torch
 import torch.distributed
 from torch import nn
 
+from respipe.checks import check_int
+from respipe.cost.macs import counted
 from respipe.evaluation.passes import Pass, plan_passes
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
+from respipe.loading.placement import Normalize
 from respipe.model.modes import device_of, evaluation_mode
 from respipe.model.wrappers import unwrapped
-from respipe.placement import Normalize
-from respipe.sampling.crops import CenterCrop, Crop
-from respipe.schedules.checks import check_int
-from respipe.schedules.cost import counted
+from respipe.planning.crops import CenterCrop, Crop
 from respipe.schedules.rsnet import RSNet
 from respipe.storage.open import open_dataset
 

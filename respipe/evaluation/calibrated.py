@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from respipe.evaluation.accuracy import Evaluation, evaluate
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
 from respipe.model.calibration import calibrate_batchnorm
 from respipe.model.extraction import extract
 from respipe.model.modes import device_of

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from respipe.sampling.crops import Crop
-from respipe.sampling.epoch import plan_evaluation
-from respipe.sampling.plan import BatchPlan
+from respipe.backends.routing import route
+from respipe.planning.batch import BatchPlan
+from respipe.planning.crops import Crop
+from respipe.planning.epoch import plan_evaluation
 from respipe.schedules.constant import Constant
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
-from respipe.storage.levels import route
 
 # Batches of several sizes may have so many pixels without being made smaller: 200 MB as float32.
 _FREE_PIXELS = 2**24

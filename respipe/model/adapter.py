@@ -9,13 +9,13 @@ from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
+from respipe.checks import check_choice
 from respipe.errors import NoEffectWarning
 from respipe.model import trace
 from respipe.model.batchnorm import make_batchnorm_per_size
 from respipe.model.kernels import make_kernels_pooled
 from respipe.model.pooled_layers import Reduce
 from respipe.model.pooling import make_pooling_adaptive
-from respipe.schedules.checks import check_choice
 from respipe.schedules.lowmode import LowMode
 from respipe.schedules.rsnet import RSNet
 from respipe.schedules.step import Schedule

@@ -16,7 +16,7 @@ from torch import nn
 
 from respipe.model.adapter import adapt
 from respipe.model.building import build_model
-from respipe.schedules.registry import schedule_from_config
+from respipe.schedules.parsing import schedule_from_config
 
 Weights = Mapping[str, torch.Tensor]
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from respipe.checks import check_int
 from respipe.model import trace
 from respipe.model.batchnorm_sets import BatchNorm
-from respipe.schedules.checks import check_int
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from respipe.checks import check_choice
 from respipe.model import trace
 from respipe.model.pooled_layers import (
     DroppableMaxPool2d,
@@ -19,7 +20,6 @@ from respipe.model.pooled_layers import (
     pool_kernel,
 )
 from respipe.model.side import Calls, side_of
-from respipe.schedules.checks import check_choice
 
 _HOOKS = "kernel_hooks"
 """Name of what is added to the model."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.cost.usage import Usage, usage
 from respipe.plots.style import GREY, PALETTE, label_ends, new_figure, save, shade, styled
 from respipe.schedules.step import Schedule
-from respipe.schedules.usage import Usage, usage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from respipe.schedules.checks import check_int
+from respipe.checks import check_int
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
 from respipe.schedules.step import Step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from respipe.schedules.checks import check_int, check_sequence
+from respipe.checks import check_int, check_sequence
 
 
 def check_guard(guard: Sequence[int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from respipe.schedules.checks import check_choice
+from respipe.checks import check_choice
 from respipe.schedules.sequence import tally
 from respipe.schedules.step import Schedule, Step
 

@@ -11,8 +11,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.checks import check_choice, check_int, check_number
 from respipe.rng import Stream, check_seed, draws, raw_draws
-from respipe.schedules.checks import check_choice, check_int, check_number
 from respipe.schedules.regimes import REGIMES, Regime, check_regime, regime_probabilities
 from respipe.schedules.sequence import Steps, steps_per_epoch
 from respipe.schedules.step import Step

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 
-from respipe.schedules.checks import check_int
+from respipe.checks import check_int
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
 from respipe.schedules.step import Step
 

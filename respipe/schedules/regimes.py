@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
 
-from respipe.schedules.checks import check_int, check_probability
+from respipe.checks import check_int, check_probability
 
 Regime = str | Mapping[int, float] | Sequence[tuple[int, float]]
 

@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.schedules.checks import check_int
+from respipe.checks import check_int
 from respipe.schedules.step import Schedule, Step
 
 

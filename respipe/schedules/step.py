@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from respipe.schedules.checks import check_choice, check_int, check_sequence
+from respipe.checks import check_choice, check_int, check_sequence
 
 Mode = Literal["full", "low"]
 

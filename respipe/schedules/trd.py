@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.checks import check_choice, check_int, check_probability, check_sequence
 from respipe.rng import Stream, check_seed, draws
-from respipe.schedules.checks import check_choice, check_int, check_probability, check_sequence
 from respipe.schedules.guard import check_guard, is_protected
 from respipe.schedules.sequence import Steps, steps_per_epoch
 from respipe.schedules.step import Step

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from respipe.storage.beton import BetonDataset
+from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset, Level
 from respipe.storage.folder import FolderDataset
-from respipe.storage.levels import route
 from respipe.storage.open import open_dataset
 
-__all__ = ["BetonDataset", "Dataset", "FolderDataset", "Level", "open_dataset", "route"]
+__all__ = ["BetonDataset", "Dataset", "FolderDataset", "Level", "open_dataset"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from respipe.errors import StorageError
 from respipe.printable import printable
-from respipe.storage.texts import TextTable
+from respipe.storage.beton.string_table import TextTable
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ class Dataset(Protocol):
         memory: the whole file as one read-only (size,) uint8 memory map, or None for folders.
         fingerprint: short text that changes whenever the samples or their order change.
         tiled: whether every stored image is a baseline JPEG with the standard Huffman tables, restart markers, and the
-            index of them (:mod:`respipe.storage.intervals`), so that crops can be cut out of the compressed bytes.
+            index of them (:mod:`respipe.jpeg.index`), so that crops can be cut out of the compressed bytes.
     """
 
     @property

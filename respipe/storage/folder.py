@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.errors import CorruptImageError, StorageError
+from respipe.jpeg.header import is_complete, read_header
 from respipe.printable import printable
 from respipe.storage.class_folder import ClassFolder, scan_class_folder
 from respipe.storage.dataset import Bytes, Level
-from respipe.storage.jpeg import is_complete, read_header
 from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import UNREADABLE, upright_size
 

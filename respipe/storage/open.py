@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from respipe.errors import StorageError
-from respipe.storage.beton import BetonDataset
+from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 

@@ -53,7 +53,7 @@ class Guarded:
 
 
 def main() -> None:
-    from respipe.backends import cutting
+    from respipe.jpeg import cut as cutting
 
     outcomes = set[int]()
     rng = np.random.default_rng(0)

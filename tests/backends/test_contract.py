@@ -14,9 +14,9 @@ import torch
 
 from respipe.backends.base import Backend
 from respipe.backends.reference import ReferenceBackend
-from respipe.backends.select import make_backend
+from respipe.backends.registry import make_backend
 from respipe.errors import CorruptImageError
-from respipe.sampling.plan import BatchPlan
+from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset

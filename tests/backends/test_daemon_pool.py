@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from respipe.backends.daemon_pool import DaemonPool
+from respipe.backends.pool.daemon import DaemonPool
 
 
 def names() -> set[str]:
@@ -44,7 +44,7 @@ def test_a_dropped_pool_ends_its_threads() -> None:
 def test_closing_does_not_wait_for_a_call_that_hangs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("respipe.backends.daemon_pool.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("respipe.backends.pool.daemon.PATIENCE_SECONDS", 0.05)
     pool, go_on = DaemonPool(1, "pooled"), threading.Event()
     pool.submit(go_on.wait, 60)
     pool.close()

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from respipe.backends.dali import DaliBackend
-from respipe.backends.dali_pipeline import DaliPipeline
+from respipe.backends.dali.backend import DaliBackend
+from respipe.backends.dali.pipeline import DaliPipeline
 from respipe.backends.reference import crop_and_resize
 from respipe.errors import CorruptImageError, MissingBackendError
-from respipe.sampling.boxes import hull
+from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 from respipe.storage.upright import upright_rgb

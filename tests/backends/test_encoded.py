@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from respipe.backends.cutting import cut
 from respipe.backends.encoded import CropReader
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
-from respipe.sampling.boxes import hull
+from respipe.jpeg.cut import cut
+from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
-from respipe.storage.levels import route
 from tests import plans
 from tests.backends import sources
 from tests.plans import BoxRule, make_plan

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from respipe.backends.ffcv import FfcvBackend
+from respipe.backends.ffcv.backend import FfcvBackend
 from respipe.errors import CorruptImageError
-from respipe.sampling.plan import BatchPlan
+from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from tests.backends import sources
 from tests.engines import needs_ffcv

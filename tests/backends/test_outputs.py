@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from respipe.backends.outputs import OutputBuffers
+from respipe.backends.pool.buffers import OutputBuffers
 
 SHAPES = [(2, 8, 8, 3), (2, 4, 4, 3)]
 

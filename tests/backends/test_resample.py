@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from respipe.backends.reference import crop_and_resize
-from respipe.sampling.boxes import hull
+from respipe.planning.boxes import hull
 from tests.memory_dataset import smooth_image
 
-resample = pytest.importorskip("respipe.backends.resample", reason="Numba is not installed").resample
+resample = pytest.importorskip("respipe.backends.ffcv.resample", reason="Numba is not installed").resample
 
 side = st.integers(1, 90)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from respipe.backends import threads
-from respipe.backends.threads import ranges
+from respipe.backends.pool import ranges as threads
+from respipe.backends.pool.ranges import ranges
 
 
 def covers(count: int, side: int) -> np.ndarray:

@@ -18,8 +18,8 @@ from PIL import Image
 from respipe.conversion import TooManyCorruptError, convert
 from respipe.conversion.journal import Journal
 from respipe.errors import ConversionError, CorruptImageError, StorageError
+from respipe.jpeg.index import read_index
 from respipe.storage import BetonDataset, open_dataset
-from respipe.storage.intervals import read_index
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import LEVELS, PAGE_SIZE, convert_small
 

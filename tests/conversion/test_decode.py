@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from respipe.conversion.decode import BrokenImageError, decode
-from respipe.storage.jpeg import read_header
+from respipe.jpeg.header import read_header
 from tests.memory_dataset import smooth_image
 
 HEIGHT, WIDTH = 40, 64

@@ -12,10 +12,10 @@ import simplejpeg
 from PIL import Image
 
 from respipe.conversion.encode import encode
-from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings, Subsampling
-from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
-from respipe.storage.jpeg import read_header, segments
+from respipe.jpeg.header import read_header, segments
+from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
+from respipe.jpeg.quantization import quantization_tables
 from tests.engines import needs_dali
 from tests.memory_dataset import smooth_image
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
-from respipe.conversion.quantization import quantization_tables
 from respipe.conversion.settings import ConversionSettings
-from respipe.storage.intervals import num_intervals, read_index
-from respipe.storage.jpeg import read_header
+from respipe.jpeg.header import read_header
+from respipe.jpeg.index import num_intervals, read_index
+from respipe.jpeg.quantization import quantization_tables
 from tests.memory_dataset import jpeg_bytes, smooth_image
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from respipe.conversion import BetonSource, FolderSource, Source
-from respipe.conversion.sources import open_source
+from respipe.conversion.sources.base import open_source
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage import BetonDataset
 from tests.small_pages import convert_small

@@ -8,8 +8,8 @@ import pytest
 
 from respipe.conversion import verify
 from respipe.errors import StorageError
+from respipe.jpeg.header import read_header
 from respipe.storage import BetonDataset
-from respipe.storage.jpeg import read_header
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import convert_small
 from tests.storage.plain_beton import write_plain_beton

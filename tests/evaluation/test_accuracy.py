@@ -10,9 +10,9 @@ from torch import nn
 
 import respipe
 from respipe.backends import reference
+from respipe.cost.macs import counted
 from respipe.evaluation import Evaluation, evaluate
 from respipe.schedules import Constant
-from respipe.schedules.cost import counted
 
 
 class MeanColour(nn.Module):

@@ -10,10 +10,10 @@ import torch
 import torchvision
 from torch import nn
 
+from respipe.cost.macs import counted
 from respipe.model.kernels import make_kernels_full, make_kernels_pooled
 from respipe.model.pooled_layers import PooledConv2d
 from respipe.model.resnet_cifar import ResNetCifar
-from respipe.schedules.cost import counted
 
 
 class Stemmed(nn.Module):

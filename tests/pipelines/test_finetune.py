@@ -10,9 +10,9 @@ from pipelines import train
 from pipelines.data import build_batch_transform
 from pipelines.finetune import start_from
 from pipelines.recipe import Jitter, load_recipe
-from respipe.color_jitter import ColorJitter
 from respipe.sampling import CenterCrop, ShiftedCenterCrop
 from respipe.schedules import Constant
+from respipe.training.color_jitter import ColorJitter
 from tests.pipelines.test_train import assert_same_run, events
 
 RECIPE = """

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from pipelines.optimization import batch_scale
 from pipelines.recipe import RECIPES, load_recipe
+from respipe.cost.macs import counted
+from respipe.cost.usage import usage
 from respipe.model.adapter import adapt
 from respipe.model.building import build_model
 from respipe.model.pooled_layers import PooledConv2d
-from respipe.sampling.crops import RandomCrop, WholeImage
+from respipe.planning.crops import RandomCrop, WholeImage
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet
-from respipe.schedules.cost import counted
-from respipe.schedules.usage import usage
 
 ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 

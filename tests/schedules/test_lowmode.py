@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from respipe.cost.macs import by_area, mean_macs
 from respipe.schedules import LowMode, Step
-from respipe.schedules.cost import by_area, mean_macs
 
 # The paper's run on CIFAR-10.
 PAPER = LowMode(32, milestones=(80, 120))

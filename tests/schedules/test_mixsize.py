@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from respipe.cost.usage import usage
 from respipe.schedules import Constant, MixSize, Schedule, Step
 from respipe.schedules.sequence import tally
 from respipe.schedules.step_budget import relative_budget
-from respipe.schedules.usage import usage
 
 CIFAR = {"num_samples": 50_000, "batch_size": 64}
 IMAGENET = {"num_samples": 1_281_167, "batch_size": 256}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule
-from respipe.schedules.registry import SCHEDULES, schedule_from_config, schedule_from_expression
+from respipe.schedules.parsing import SCHEDULES, schedule_from_config, schedule_from_expression
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 
+from respipe.cost.macs import by_area, counted, mean_macs, relative_epoch_macs
 from respipe.schedules import RSNet, Step
-from respipe.schedules.cost import by_area, counted, mean_macs, relative_epoch_macs
 
 PAPER = (224, 192, 160, 128, 96)
 RUN = {"num_epochs": 2, "num_samples": 1000, "batch_size": 256}

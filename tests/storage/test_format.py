@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from respipe.storage.format import ALLOCATION, FIELD, HEADER, IMAGE, FieldType, align, metadata_dtype
+from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, FieldType, align, metadata_dtype
 
 
 def test_tables_have_the_sizes_of_the_format() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from respipe.errors import StorageError
 from respipe.printable import printable
-from respipe.storage.beton import BetonDataset
+from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.class_folder import scan_class_folder
 from respipe.storage.folder import FolderDataset
 from tests.memory_dataset import jpeg_bytes, smooth_image

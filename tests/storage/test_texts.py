@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from respipe.storage.texts import TextTable
+from respipe.storage.beton.string_table import TextTable
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",)))))

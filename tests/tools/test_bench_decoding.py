@@ -66,7 +66,7 @@ def test_routes_cut_the_crops_of_the_loader(decoding: str, worst: float, file: P
 
 @needs_dali
 def test_the_share_of_the_hardware_engine_reaches_the_pipeline(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from respipe.backends import dali_pipeline
+    from respipe.backends.dali.backend import pipeline as dali_pipeline
     from tools.bench.decoding_routes import CutCrops
 
     monkeypatch.setattr(dali_pipeline, "HW_DECODER_LOAD", 1.0)

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
-from respipe.backends import dali_pipeline
-from respipe.backends.dali_pipeline import crops_of, to_torch
+from respipe.backends.dali.backend import pipeline as dali_pipeline
+from respipe.backends.dali.pipeline import crops_of, to_torch
 from respipe.backends.encoded import EncodedCrops
-from respipe.run_plan import RunPlan
+from respipe.backends.routing import route
+from respipe.planning.batch import BatchPlan
+from respipe.planning.run import RunPlan
 from respipe.sampling import RandomResizedCrop
-from respipe.sampling.plan import BatchPlan
 from respipe.storage.dataset import Bytes
-from respipe.storage.levels import route
 from respipe.storage.open import open_dataset
 
 from .contender import EPOCH_IMAGES, Batch, Settings

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.sampling.random_resized_crop import RandomResizedCrop
+from respipe.planning.random_resized_crop import RandomResizedCrop
 
 DEFINITION = (
     "PSNR = 10 log10(255^2 / MSE) in dB, MSE the mean squared difference over all pixels, channels and crops, against "

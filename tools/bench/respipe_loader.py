@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from respipe.backends.cutting import cut
-from respipe.backends.select import make_backend
-from respipe.loader import Loader
-from respipe.sampling.plan import BatchPlan
+from respipe.backends.registry import make_backend
+from respipe.backends.routing import route
+from respipe.jpeg.cut import cut
+from respipe.loading.loader import Loader
+from respipe.planning.batch import BatchPlan
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
 from respipe.schedules.step import Schedule, Step
 from respipe.storage.dataset import Bytes, Dataset, Level
-from respipe.storage.levels import route
 from respipe.storage.open import open_dataset
 
 from .contender import EPOCH_IMAGES, Batch, Crops, Settings, folder_bytes_per_image

@@ -12,10 +12,10 @@ import torchvision
 from torch import nn
 
 import respipe
-from respipe.loader import Loader
-from respipe.placement import Placement
+from respipe.loading.loader import Loader
+from respipe.loading.placement import Placement
 from respipe.schedules import RSNet
-from respipe.schedules.registry import schedule_from_expression
+from respipe.schedules.parsing import schedule_from_expression
 from respipe.schedules.step import Schedule
 
 from .contender import Batch

@@ -17,15 +17,15 @@ from respipe.conversion import convert
 from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
-from respipe.conversion.sources import BetonSource
+from respipe.conversion.sources.base import BetonSource
 from respipe.errors import CorruptImageError, MissingBackendError, RespipeError, StorageError
-from respipe.loader import Loader
+from respipe.loading.loader import Loader
 from respipe.schedules import Constant
-from respipe.storage import beton
-from respipe.storage.beton import BetonDataset
+from respipe.storage.beton import dataset as beton
+from respipe.storage.beton.dataset import BetonDataset
+from respipe.storage.beton.format import HEADER
+from respipe.storage.beton.padding import find_stray_bytes
 from respipe.storage.dataset import Bytes
-from respipe.storage.format import HEADER
-from respipe.storage.padding import find_stray_bytes
 
 from .guarded import GuardedMemory
 from .images import picture, sound_images
@@ -150,7 +150,7 @@ class BetonCases:
         return "loaded" if len(found) == len(dataset) else "loaded in part, the rest quarantined"
 
     def _right(self, dataset: BetonDataset, plan: object, row: int, found: NDArray[np.uint8]) -> bool:
-        from respipe.storage.levels import route
+        from respipe.backends.routing import route
 
         routed = route(dataset.levels, plan)  # pyright: ignore[reportArgumentType]
         index = int(plan.indices[row])  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.backends import cutting
 from respipe.backends.base import Backend
-from respipe.backends.select import make_backend
+from respipe.backends.registry import make_backend
 from respipe.conversion.decode import BrokenImageError, decode
 from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.errors import CorruptImageError
-from respipe.sampling.plan import BatchPlan
+from respipe.jpeg import cut as cutting
+from respipe.jpeg.header import JpegError, read_header
+from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Bytes, Level
-from respipe.storage.jpeg import JpegError, read_header
 
 from .guarded import GuardedMemory
 from .mutations import mutated

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.storage.appendix import FOOTER, MAGIC
-from respipe.storage.format import FIELD, HEADER, FieldType, metadata_dtype
+from respipe.storage.beton.appendix import FOOTER, MAGIC
+from respipe.storage.beton.format import FIELD, HEADER, FieldType, metadata_dtype
 
 Rng = np.random.Generator
 

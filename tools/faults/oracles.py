@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from respipe.backends import cutting
 from respipe.backends.reference import crop_and_resize
-from respipe.sampling.boxes import hull
-from respipe.storage.jpeg import JpegError
+from respipe.jpeg import cut as cutting
+from respipe.jpeg.header import JpegError
+from respipe.planning.boxes import hull
 from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
 
 Pixels = NDArray[np.uint8]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from respipe.backends.compiled import CompiledBackend, announce_compilation
+from respipe.backends.pool.compiled import CompiledBackend, announce_compilation
 from respipe.storage.dataset import Dataset
 
 
@@ -18,7 +18,7 @@ class TilesBackend(CompiledBackend):
     Args:
         dataset: an open ``.beton`` with tiles.
         num_threads: decoding threads.
-        level_margin: see :func:`respipe.storage.levels.route`.
+        level_margin: see :func:`respipe.backends.routing.route`.
 
     Raises:
         ValueError: the dataset has images without tiles.

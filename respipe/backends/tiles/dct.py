@@ -10,8 +10,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.machine import add_scaled, store_pixels
-from respipe.backends.tiles.weighing import BAND
+from respipe.backends.tiles.intrinsics import add_scaled, store_pixels
+from respipe.backends.tiles.simd import BAND
 
 
 def _basis() -> NDArray[np.float32]:

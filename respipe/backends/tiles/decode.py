@@ -8,11 +8,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.layout import Layout, interval_bounds
 from respipe.backends.tiles import entropy
 from respipe.backends.tiles.dct import COLUMNS, flat_pixel, store_block
-from respipe.backends.tiles.machine import add_scaled, load_word, spread, store_flat
-from respipe.backends.tiles.weighing import BAND
+from respipe.backends.tiles.intrinsics import add_scaled, load_word, spread, store_flat
+from respipe.backends.tiles.simd import BAND
+from respipe.jpeg.compiled_header import Layout, interval_bounds
 
 
 class Region(NamedTuple):

@@ -17,8 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.machine import CHUNK, copy_chunk
-from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
+from respipe.backends.tiles.intrinsics import CHUNK, copy_chunk
+from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 
 _SHORT_BITS = 11
 # Longer codes all begin with eight ones. They are looked up by the eight bits behind those.

@@ -6,10 +6,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.layout import Layout, byte, next_segment
-from respipe.backends.tiles.machine import load_word
-from respipe.storage.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
-from respipe.storage.markers import DHT, DQT, SOS
+from respipe.backends.tiles.intrinsics import load_word
+from respipe.jpeg.compiled_header import Layout, byte, next_segment
+from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
+from respipe.jpeg.markers import DHT, DQT, SOS
 
 # By class and identifier as DHT segments have them: luma's means, chroma's, luma's other coefficients, chroma's.
 _STANDARD = [np.concatenate([*table]) for table in (DC_LUMA, DC_CHROMA, AC_LUMA, AC_CHROMA)]

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.filters import triangle_filter
-from respipe.backends.layout import Layout, read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK
 from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
+from respipe.backends.tiles.simd import PIXELS
 from respipe.backends.tiles.taps import chroma_filter, fixed_point
-from respipe.backends.tiles.weighing import PIXELS
+from respipe.jpeg.compiled_header import Layout, read_layout
 
 
 class Scratch(NamedTuple):
@@ -58,7 +58,7 @@ def decode_images(
 
     Args:
         lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
-        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.compiled.DecodeImages`.
+        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.pool.compiled.DecodeImages`.
 
     Returns:
         the first row whose image is damaged, or -1. Rows from there on are not filled.

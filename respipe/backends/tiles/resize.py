@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.filters import Filter, reach
+from respipe.backends.tiles.simd import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 from respipe.backends.tiles.taps import Taps
-from respipe.backends.tiles.weighing import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.filters import Filter, reach
-from respipe.backends.tiles.weighing import BLOCK
+from respipe.backends.tiles.simd import BLOCK
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.storage.intervals import with_index
+from respipe.jpeg.index import with_index
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "gray")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from respipe.backends.tiles.entropy import standard_lookup
 from respipe.backends.tiles.kernel import decode_images
-from respipe.storage.jpeg import read_header
+from respipe.jpeg.header import read_header
 from tests.backends.fuzzing import damaged
 from tests.backends.tiles.jpegs import encode, noise
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from respipe.backends.tiles.dct import BASIS, COLUMNS, flat_pixel, quantized_cosines, store_block
-from respipe.backends.tiles.weighing import BAND
+from respipe.backends.tiles.simd import BAND
 
 
 def transformed(block: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.backends.layout import read_layout
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK, standard_lookup
 from respipe.backends.tiles.header import read_quantizers
-from respipe.backends.tiles.weighing import BAND
+from respipe.backends.tiles.simd import BAND
+from respipe.jpeg.compiled_header import read_layout
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode, noise, upsampling
 
 LOOKUP = standard_lookup()

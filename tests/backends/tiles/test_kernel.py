@@ -14,7 +14,7 @@ from PIL import Image
 from respipe.backends.reference import crop_and_resize
 from respipe.backends.tiles.entropy import standard_lookup
 from respipe.backends.tiles.kernel import decode_images
-from respipe.sampling.boxes import hull
+from respipe.planning.boxes import hull
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode
 from tests.memory_dataset import smooth_image
 

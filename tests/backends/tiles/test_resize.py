@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from respipe.backends.filters import Filter, triangle_filter
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
+from respipe.backends.tiles.simd import BAND, PIXELS
 from respipe.backends.tiles.taps import Taps, chroma_filter, fixed_point
-from respipe.backends.tiles.weighing import BAND, PIXELS
 from tests.backends.tiles.jpegs import upsampling
 
 

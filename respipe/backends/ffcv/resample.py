@@ -1,0 +1,84 @@
+"""Antialiased resizing of a crop, compiled with Numba: Pillow's bilinear filter, to within one grey level."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.backends.ffcv.lanes import LANES, PIXELS, ROWS, weigh_pixels
+from respipe.backends.filters import reach, triangle_filter
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def resample(
+    image: NDArray[np.uint8], box: NDArray[np.float64], hull: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]
+) -> None:
+    """Resize the crop of one image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: (4,) ``top, left, height, width`` in pixels of the image.
+        hull: (4,) its integer hull; what lies outside the image is black.
+        flip: mirror left to right.
+        out: (S, S, 3) uint8, filled.
+    """
+    height, width = image.shape[0], image.shape[1]
+    size = out.shape[0]
+    vertical = triangle_filter(box[0], box[2], hull[0], hull[0] + hull[2], height, size, False)
+    horizontal = triangle_filter(box[1], box[3], hull[1], hull[1] + hull[3], width, size, flip)
+    vectors = _vectors(horizontal.weights)
+    num_steps = (horizontal.weights.shape[1] + PIXELS - 1) // PIXELS
+    left, right = reach(horizontal)
+    source = image.reshape(height, 3 * width)[:, 3 * left : 3 * right]
+    rows = np.zeros((ROWS, 3 * (right - left) + LANES), np.float32)
+    sums = np.empty((ROWS, 3 * size + 1), np.float32)
+    lines = out.reshape(size, 3 * size)
+    for start in range(0, size, ROWS):
+        stop = min(start + ROWS, size)
+        # Vertical first: it runs along contiguous memory, and leaves only S rows for the horizontal pass.
+        for y in range(start, stop):
+            _weigh_rows(source, vertical.first[y], vertical.weights[y], rows[y - start])
+        for x in range(size):
+            weigh_pixels(rows, 3 * (horizontal.first[x] - left), vectors, x, num_steps, sums, 3 * x)
+        for y in range(start, stop):
+            _round(sums[y - start, : 3 * size], lines[y])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _vectors(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights as ``weigh_pixels`` takes them: repeated for each channel, zero in the lanes between."""
+    size, num_taps = weights.shape
+    vectors = np.zeros((size, (num_taps + PIXELS - 1) // PIXELS * LANES), np.float32)
+    for x in range(size):
+        for k in range(num_taps):
+            at = k // PIXELS * LANES + k % PIXELS * 3
+            vectors[x, at] = vectors[x, at + 1] = vectors[x, at + 2] = weights[x, k]
+    return vectors
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _weigh_rows(source: NDArray[np.uint8], first: int, weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write a weighted sum of rows to the beginning of ``out``, two at a time to spare memory accesses."""
+    row = out[: source.shape[1]]
+    count = len(weights)
+    while count > 1 and weights[count - 1] == 0:
+        count -= 1
+    for k in range(0, count, 2):
+        pair = min(k + 1, count - 1)
+        line, next_line = source[first + k], source[first + pair]
+        weight, next_weight = weights[k], weights[pair] if pair > k else np.float32(0.0)
+        # Two plain loops: with a condition inside, the compiler would not vectorise them.
+        if k == 0:
+            for i in range(len(row)):
+                row[i] = weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
+        else:
+            for i in range(len(row)):
+                row[i] += weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _round(sums: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
+    """Round numbers of at least 0 and less than 255.5."""
+    for i in range(len(line)):
+        line[i] = np.uint8(np.int32(sums[i] + np.float32(0.5)))

@@ -1,0 +1,3 @@
+"""Threads and buffers that decoders on a CPU share."""
+
+from __future__ import annotations

@@ -1,0 +1,99 @@
+"""What happens when a stored image turns out to be damaged during training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from respipe.backends.routing import choose_levels
+from respipe.errors import CorruptImageError
+from respipe.planning.batch import BatchPlan
+from respipe.storage.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+OnCorrupt = Literal["raise", "quarantine"]
+
+
+class CorruptionGuard:
+    """Checks each stored image the first time it is used, and keeps damaged samples out of the batches.
+
+    With ``"raise"`` the first damaged sample ends the epoch with :class:`CorruptImageError`. With ``"quarantine"`` it
+    is left out from then on: in training its place in the batch is taken, label and all, by the next sound sample of
+    the batch, so that shapes stay as planned; in evaluation the batch gets shorter, so that no sample counts twice.
+    After any change to the file every image is checked once more.
+
+    Args:
+        dataset: where the images are.
+        on_corrupt: the policy.
+        budget: samples that may be quarantined before the error is raised after all.
+        training: replace damaged samples rather than drop them.
+        level_margin: as given to the backend, so that the level it will read is the one checked.
+    """
+
+    def __init__(
+        self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, training: bool, level_margin: float
+    ) -> None:
+        if on_corrupt not in get_args(OnCorrupt):
+            raise ValueError(f"`on_corrupt` must be one of {get_args(OnCorrupt)}; got {on_corrupt!r}.")
+        if budget < 0:
+            raise ValueError(f"`corrupt_budget` must be at least 0; got {budget}.")
+        self._dataset = dataset
+        self._budget = budget if on_corrupt == "quarantine" else 0
+        self._training = training
+        self._level_margin = level_margin
+        self._checked = np.zeros((len(dataset.levels), len(dataset)), np.bool_)
+        self._revision = dataset.revision()
+        self._damaged: dict[int, str] = {}
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Samples quarantined so far, with what is wrong with each."""
+        return dict(self._damaged)
+
+    def admit(self, plan: BatchPlan) -> BatchPlan:
+        """The plan without known or newly found damaged samples, and with the levels that images are read from.
+
+        Raises:
+            CorruptImageError: a sample is damaged and may not be quarantined.
+            StorageError: the file is shorter than when it was opened.
+        """
+        if (revision := self._dataset.revision()) != self._revision:
+            logger.warning("%s was written to; checking its images again", self._dataset.path)
+            self._checked[:] = False
+            self._revision = revision
+        plan = self._without_damaged(plan)
+        levels = choose_levels(self._dataset.levels, plan, margin=self._level_margin)
+        new = ~self._checked[levels, plan.indices]
+        for index, level in zip(plan.indices[new].tolist(), levels[new].tolist(), strict=True):
+            try:
+                self._dataset.check(index, level)
+            except CorruptImageError as error:
+                self.report(error)
+            self._checked[level, index] = True
+        return self._without_damaged(replace(plan, levels=levels))
+
+    def report(self, error: CorruptImageError) -> None:
+        """Quarantine the sample of an error, or raise the error where the policy or the budget says so."""
+        if len(self._damaged) >= self._budget:
+            raise error
+        self._damaged[error.index] = str(error)
+        logger.warning("Quarantined sample %d (%d so far): %s", error.index, len(self._damaged), error)
+
+    def _without_damaged(self, plan: BatchPlan) -> BatchPlan:
+        if not self._damaged:
+            return plan
+        sound = ~np.isin(plan.indices, list(self._damaged))
+        if sound.all():
+            return plan
+        rows = np.flatnonzero(sound)
+        if self._training:
+            if not len(rows):
+                index = int(plan.indices[0])
+                raise CorruptImageError(f"Every sample of a batch is damaged. {self._damaged[index]}", index=index)
+            # The next sound row, wrapping around at the end of the batch.
+            rows = rows[np.searchsorted(rows, np.arange(len(plan))) % len(rows)]
+        return plan.take(rows)

@@ -1,0 +1,160 @@
+"""Decoded pixels to the tensors a model takes: device, normalisation, dtype, memory format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from respipe.loading.decimation import blur_and_decimate
+
+PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    # Mean and standard deviation of each channel over the training set, of values in 0..1.
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+Normalize = str | tuple[tuple[float, ...], tuple[float, ...]] | None
+
+
+def mean_and_std(normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What images of values in 0..1 are normalised by: mean and standard deviation of each channel.
+
+    Raises:
+        ValueError: there is no such preset, or the numbers make no sense.
+    """
+    if normalize is None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if isinstance(normalize, str) and normalize not in PRESETS:
+        raise ValueError(f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {normalize!r}.")
+    mean, std = PRESETS[normalize] if isinstance(normalize, str) else normalize
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"`normalize` must be (mean, std), three numbers each, std > 0; got {normalize!r}.")
+    return mean, std
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """A device of this machine; a plain "cuda" is the current one of the thread that asks.
+
+    Other threads, such as the one that decodes, have a current device of their own, which begins as the first.
+
+    Raises:
+        ValueError: there is no such device, or none of that kind here.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be a device that torch knows; got {device!r}. Pass 'cpu' or 'cuda'."
+        ) from error
+    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= count:
+        raise ValueError(
+            f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} CUDA devices. Pass 'cpu', "
+            "or make the GPU visible."
+        )
+    return torch.device("cuda", torch.cuda.current_device()) if found == torch.device("cuda") else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What happens to a batch between decoding and the model.
+
+    Args:
+        device: where images and labels end up.
+        dtype: of the images. ``torch.uint8`` keeps raw pixel values and needs ``normalize=None``.
+        normalize: a preset ("imagenet", "cifar10", "cifar100"), or ``(mean, std)`` of three numbers each for values
+            in 0..1, or None for plain values (0..1 where ``dtype`` is floating, 0..255 for uint8).
+
+    Raises:
+        ValueError, TypeError: the combination makes no sense.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    normalize: Normalize
+
+    def __post_init__(self) -> None:
+        mean_and_std(self.normalize)
+        if self.dtype == torch.uint8 and self.normalize is not None:
+            raise ValueError(
+                f"`dtype` must be floating where images are normalised; got {self.dtype} with normalize="
+                f"{self.normalize!r}. Pass normalize=None for raw uint8 pixels."
+            )
+        if self.dtype != torch.uint8 and not self.dtype.is_floating_point:
+            raise TypeError(f"`dtype` must be torch.uint8 or a floating type; got {self.dtype}.")
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The stream to place batches on; None without CUDA.
+
+        One for all epochs, since torch's allocator gives memory back to the stream that asked for it only.
+        """
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def images(self, pixels: torch.Tensor, decimation: int = 1) -> torch.Tensor:
+        """Place one decoded batch.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, contiguous, on the CPU or already on ``device``.
+            decimation: see :class:`respipe.schedules.Step`.
+
+        Returns:
+            (B, 3, S / decimation, S / decimation) of ``dtype`` on ``device``, in channels_last memory format.
+        """
+        # Bytes cross the bus, not floats: a quarter of the traffic.
+        images = self._to_device(pixels).permute(0, 3, 1, 2)
+        if decimation > 1:
+            images = blur_and_decimate(images.to(torch.float32), decimation)
+        if self.dtype == torch.uint8:
+            return images if decimation == 1 else images.round_().to(torch.uint8)
+        if images.device.type == "cpu" and images.dtype == torch.uint8:
+            return _normalized(pixels, *self._shift_and_scale).permute(0, 3, 1, 2).to(self.dtype)
+        # Without waiting for the copy, which would be for the images' too.
+        shift, scale = (one.view(1, 3, 1, 1).to(self.device, non_blocking=True) for one in self._shift_and_scale)
+        return images.to(torch.float32).sub_(shift).mul_(scale).to(self.dtype)
+
+    def labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Place a batch's labels: (B,) int64."""
+        return self._to_device(labels)
+
+    @cached_property
+    def _shift_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is subtracted from the values 0..255 of each channel, and what they are multiplied by after that."""
+        mean, std = (torch.tensor(values) for values in mean_and_std(self.normalize))
+        return mean * 255, 1 / (std * 255)
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+def hand_over(tensors: Sequence[torch.Tensor], ready: torch.Event) -> None:
+    """Let the consumer's stream wait for a copy, and the allocator for the consumer before it reuses the memory.
+
+    Args:
+        tensors: on one CUDA device, written by another stream.
+        ready: recorded on that stream after the copy.
+    """
+    stream = torch.cuda.current_stream(tensors[0].device)
+    ready.wait(stream)
+    for tensor in tensors:
+        tensor.record_stream(stream)
+
+
+def _normalized(pixels: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """(B, S, S, 3) float32 from uint8 on the CPU: what torch computes, to the last bit, on this thread alone.
+
+    Torch would share the work with a thread per core. Where training keeps the cores busy, each waits for its turn, and
+    all for the last of them.
+    """
+    batch, height, width, channels = pixels.shape
+    lines = pixels.numpy().reshape(batch * height, width * channels)
+    values = np.subtract(lines, np.tile(shift.numpy(), width), dtype=np.float32)
+    values *= np.tile(scale.numpy(), width)
+    return torch.from_numpy(values.reshape(pixels.shape))

@@ -1,0 +1,261 @@
+"""The plan of a whole epoch, from which each rank takes its part of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.checks import check_int, check_probability
+from respipe.planning.batch import BatchPlan
+from respipe.planning.crops import Crop, Sides
+from respipe.planning.draws import ImageRequest, draw_images
+from respipe.planning.order import epoch_order
+from respipe.schedules.step import Schedule, Step
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class EpochPlan:
+    """Every batch of an epoch as plain data, for all ranks. ``plan[k]`` is the k-th batch.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        steps: the epoch's steps, T of them.
+        samples: (M,) int64, sample numbers, step by step, each once, or several times in a row where the plan repeats.
+        boxes: (R, 4) float64, one row per image, in the order of ``samples``, copies of a sample adjacent.
+        flips: (R,) bool, one per image.
+        first_sample: (T + 1,) int64, where each step begins in ``samples``; the last entry is M.
+        first_image: (T + 1,) int64, where each step begins in ``boxes`` and ``flips``; the last entry is R.
+        equal_shares: whether all ranks must get the same number of samples of a step.
+        size_boxes: by size, (R, 4) float64 each, the boxes of steps that crop every one of their sizes in its own way;
+            empty where ``boxes`` serves all sizes.
+        interleaved: whether ranks take samples in turn instead of one run of them each.
+    """
+
+    epoch: int
+    steps: Sequence[Step]
+    samples: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    flips: NDArray[np.bool_]
+    first_sample: NDArray[np.int64]
+    first_image: NDArray[np.int64]
+    equal_shares: bool
+    size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
+    interleaved: bool = False
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> BatchPlan:
+        """A whole batch.
+
+        Raises:
+            IndexError: ``number`` is negative or not below ``len``.
+        """
+        return self.local(number, rank=0, world_size=1)
+
+    def local(self, number: int, *, rank: int, world_size: int) -> BatchPlan:
+        """One rank's part of a batch: a contiguous run of samples, or every ``world_size``-th, with all their copies.
+
+        The part's ``step`` is that of the whole batch.
+
+        Args:
+            number: number of the step, from 0.
+            rank: from 0, below ``world_size``.
+            world_size: number of ranks. In training it divides the batch size; in evaluation parts differ by at most
+                one sample and may be empty.
+
+        Raises:
+            IndexError: ``number`` is negative or not below ``len``.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"`number` must be a step from 0 to {len(self) - 1}; got {number}.")
+        assert 0 <= rank < world_size, "rank lies within the world"
+        step = self.steps[number]
+        assert not self.equal_shares or step.batch_size % world_size == 0, "world size divides the batch"
+        if self.interleaved:
+            part = np.arange(rank, step.batch_size, world_size)
+        else:
+            part = np.arange(step.batch_size * rank // world_size, step.batch_size * (rank + 1) // world_size)
+        images = self.first_image[number] + np.add.outer(part * step.duplicates, np.arange(step.duplicates)).ravel()
+        return BatchPlan(
+            step=step,
+            epoch=self.epoch,
+            number=number,
+            indices=np.repeat(self.samples[self.first_sample[number] + part], step.duplicates),
+            boxes=self.boxes[images],
+            flips=self.flips[images],
+            size_boxes=self._size_boxes(step, images),
+        )
+
+    def _size_boxes(self, step: Step, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if len(step.sizes) == 1 or not self.size_boxes:
+            return None
+        return np.stack([self.size_boxes[size][images] for size in step.sizes], axis=1)
+
+
+def plan_epoch(
+    schedule: Schedule,
+    *,
+    epoch: int,
+    seed: int,
+    heights: Sides,
+    widths: Sides,
+    batch_size: int,
+    crop: Crop,
+    flip_probability: float,
+    shuffle: bool = True,
+    repeats: int = 1,
+) -> EpochPlan:
+    """Plan an epoch of training. Samples that do not fill the schedule's last step are left out.
+
+    A sample's box and flip depend on the seed, the epoch, the sample's number and which copy of it this is, and on
+    nothing else: neither its place in the epoch, nor the other samples, nor the number of ranks.
+
+    With ``repeats`` this is repeated augmentation (arXiv 1902.05509): every sample that is used is used so many times
+    in a row, each time cropped and flipped anew. An epoch has as many steps and images as without, of N / ``repeats``
+    samples, and ranks take the images of a batch in turn, so that they rarely get the same sample. FixRes' code
+    (arXiv 1906.06423) makes the same stream of samples; there an epoch is twice as long, its end is filled up from its
+    beginning, and the order is that of NumPy's global state on each rank, whatever the epoch.
+
+    Args:
+        schedule: decides the steps.
+        epoch: number of the epoch, from 0.
+        seed: 64-bit seed.
+        heights, widths: (N,) integers, sizes in pixels of each sample's largest level.
+        batch_size: global batch size at the schedule's base size.
+        crop: chooses the boxes.
+        flip_probability: share of the images that are mirrored.
+        shuffle: whether to visit the samples in random order.
+        repeats: uses of each sample, in a row, at least 1.
+
+    Raises:
+        ValueError: an argument is out of range, or the dataset holds less than one batch.
+    """
+    flip_probability = check_probability("flip_probability", flip_probability)
+    repeats = check_int("repeats", repeats, least=1)
+    order = epoch_order(len(heights), seed=seed, epoch=epoch, shuffle=shuffle)
+    return _plan(
+        schedule.steps(epoch, num_samples=len(heights), batch_size=batch_size),
+        np.repeat(order[: -(-len(order) // repeats)], repeats)[: len(order)],
+        epoch=epoch,
+        seed=seed,
+        heights=heights,
+        widths=widths,
+        crop=crop,
+        flip_probability=flip_probability,
+        equal_shares=True,
+        repeats=repeats,
+    )
+
+
+def plan_evaluation(
+    schedule: Schedule,
+    *,
+    heights: Sides,
+    widths: Sides,
+    batch_size: int,
+    crop: Crop,
+    epoch: int = 0,
+    seed: int = 0,
+) -> EpochPlan:
+    """Plan an evaluation: every sample exactly once, in stored order, unflipped. The last step may be smaller.
+
+    A step of several sizes crops each of them as a step of that size alone would.
+
+    Args:
+        schedule: decides the sizes. All its steps must have ``batch_size`` samples without duplicates.
+        heights, widths, batch_size, crop, epoch, seed: as for :func:`plan_epoch`.
+
+    Raises:
+        ValueError: the schedule changes the batch size, duplicates samples or leaves some out; or there are none.
+    """
+    num_samples = len(heights)
+    batch_size = check_int("batch_size", batch_size, least=1)
+    num_steps = -(-num_samples // batch_size)
+    steps = list(schedule.steps(epoch, num_samples=num_steps * batch_size, batch_size=batch_size))
+    if len(steps) != num_steps or any((step.batch_size, step.duplicates) != (batch_size, 1) for step in steps):
+        raise ValueError(
+            f"`schedule` must have {num_steps} steps of {batch_size} samples without duplicates to evaluate on; "
+            f"got {schedule!r}. Evaluate with one of constant batch size, such as Constant({schedule.base_size})."
+        )
+    steps[-1] = replace(steps[-1], batch_size=num_samples - (num_steps - 1) * batch_size)
+
+    def plan(steps: Sequence[Step]) -> EpochPlan:
+        return _plan(
+            steps,
+            np.arange(num_samples),
+            epoch=epoch,
+            seed=seed,
+            heights=heights,
+            widths=widths,
+            crop=crop,
+            flip_probability=0.0,
+            equal_shares=False,
+        )
+
+    several = {size for step in steps if len(step.sizes) > 1 for size in step.sizes}
+    alone = {size: plan([replace(step, sizes=(size,)) for step in steps]).boxes for size in several}
+    return replace(plan(steps), size_boxes=alone)
+
+
+def _plan(
+    steps: Sequence[Step],
+    order: NDArray[np.int64],
+    *,
+    epoch: int,
+    seed: int,
+    heights: Sides,
+    widths: Sides,
+    crop: Crop,
+    flip_probability: float,
+    equal_shares: bool,
+    repeats: int = 1,
+) -> EpochPlan:
+    """Plan steps for samples in the given order, each of them ``repeats`` times in a row."""
+    shapes = np.array([(step.batch_size, step.duplicates, max(step.sizes)) for step in steps], dtype=np.int64)
+    batch_sizes, duplicates, sizes = shapes.T
+    first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
+    first_image = np.concatenate([[0], np.cumsum(batch_sizes * duplicates)])
+    if first_sample[-1] > len(order):
+        raise ValueError(
+            f"`schedule` must use each sample at most once in an epoch; epoch {epoch} has steps for {first_sample[-1]} "
+            f"samples of {len(order)}. Return fewer steps."
+        )
+    samples = order[: first_sample[-1]]
+    copies = np.repeat(duplicates, batch_sizes)
+    rows, sizes = np.cumsum(copies) - copies, np.repeat(sizes, batch_sizes)
+    boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
+    for repeat in range(repeats):
+        uses = slice(repeat, None, repeats)  # which name no sample twice
+        request = ImageRequest(
+            heights=heights,
+            widths=widths,
+            copies=_by_sample(len(heights), samples[uses], copies[uses]),
+            sizes=_by_sample(len(heights), samples[uses], sizes[uses]),
+            rows=_by_sample(len(heights), samples[uses], rows[uses]),
+        )
+        draw_images(
+            request, boxes, flips, seed=seed, epoch=epoch, crop=crop, flip_probability=flip_probability,
+            repeat=repeat, repeats=repeats,
+        )  # fmt: skip
+    return EpochPlan(
+        epoch=epoch,
+        steps=steps,
+        samples=samples,
+        boxes=boxes,
+        flips=flips,
+        first_sample=first_sample,
+        first_image=first_image,
+        equal_shares=equal_shares,
+        interleaved=repeats > 1,
+    )
+
+
+def _by_sample(num_samples: int, samples: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Values given in the order of ``samples`` as an array indexed by sample number, 0 for samples not named."""
+    result = np.zeros(num_samples, dtype=np.int64)
+    result[samples] = values
+    return result

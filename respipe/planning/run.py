@@ -1,0 +1,182 @@
+"""Everything a loader will do in any epoch, on any rank, decided ahead of time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from respipe.checks import check_int
+from respipe.planning.batch import BatchPlan
+from respipe.planning.epoch import EpochPlan, plan_epoch, plan_evaluation
+from respipe.planning.ranks import check_base_batch, check_steps
+from respipe.planning.shapes import BatchShape, batch_shapes
+from respipe.sampling import Crop
+from respipe.schedules.mean_batch import mean_batch_size
+from respipe.schedules.sequence import kinds_of, tally
+from respipe.schedules.step import Schedule, Step
+from respipe.storage.dataset import Dataset, Level
+
+logger = logging.getLogger(__name__)
+
+# Less than this share of the samples may be left out of an epoch without a word, and less than one base batch.
+_NOTABLE_SHARE = 0.05
+
+
+class RunPlan:
+    """The steps and batches of every epoch, and this rank's share of them.
+
+    Args:
+        schedule: decides the steps.
+        dataset: where the samples are.
+        batch_size: global batch size at the schedule's base size.
+        training: random order, crops and flips, whole batches only; or each sample exactly once, in order.
+        seed: 64-bit seed.
+        crop: chooses the boxes.
+        flip_probability: of mirroring a training crop.
+        repeats: uses of each sample in training, in a row.
+        rank, world_size: this process's share.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or the schedule does not fit the data or the ranks.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        training: bool,
+        seed: int,
+        crop: Crop,
+        flip_probability: float,
+        repeats: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
+            schedule, dataset, batch_size, training, seed,
+        )  # fmt: skip
+        if check_int("repeats", repeats, least=1) > 1 and not training:
+            raise ValueError(
+                f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
+            )
+        self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
+        self._rank, self._world_size = rank, world_size
+        # Not a method: a cache of those would keep the whole loader alive until the garbage collector comes.
+        plan = partial(
+            _plan_epoch,
+            schedule=schedule,
+            images=dataset.levels[0],
+            batch_size=batch_size,
+            training=training,
+            seed=seed,
+            crop=crop,
+            flip_probability=flip_probability,
+            repeats=repeats,
+            world_size=world_size,
+        )
+        self._epoch_plan = lru_cache(maxsize=2)(plan)
+        first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
+        left_out = len(dataset) - len(first.samples)
+        if left_out > max(batch_size, _NOTABLE_SHARE * len(dataset)):
+            logger.warning(
+                "Epoch 0 leaves out %d of %d samples, which fill no batch under %r. Make the batches smaller if that "
+                "is too many.",
+                left_out,
+                len(dataset),
+                schedule,
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """All that decides the batches, besides the seed, as one text. Not the number of ranks."""
+        parts = (
+            repr(self.schedule),
+            f"batch_size={self.batch_size}",
+            f"training={self.training}",
+            repr(self._crop),
+            f"flip_probability={self._flip_probability}",
+            *([f"repeats={self._repeats}"] if self._repeats > 1 else []),
+            self.dataset.fingerprint,
+        )
+        text = "; ".join(parts)
+        # States stay small whatever the schedule's length; the beginning is still readable in an error.
+        return text if len(text) <= 600 else f"{text[:500]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+    def steps(self, epoch: int) -> Sequence[Step]:
+        """The steps of an epoch, the same on every rank."""
+        if not self.training:
+            return self._epoch_plan(epoch).steps
+        return self.schedule.steps(epoch, num_samples=len(self.dataset), batch_size=self.batch_size)
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of steps in an epoch."""
+        return len(self.steps(epoch)) if self.training else -(-len(self.dataset) // self.batch_size)
+
+    def mean_batch_size(self, epoch: int) -> float:
+        """Mean number of samples in an epoch's global batches; copies of a sample count once."""
+        if not self.training:
+            return len(self.dataset) / self.num_steps(epoch)
+        num_samples, batch_size = len(self.dataset), self.batch_size
+        return mean_batch_size(self.schedule, epochs=(epoch,), num_samples=num_samples, batch_size=batch_size)
+
+    def local_batches(self, epoch: int, start: int) -> Iterator[BatchPlan]:
+        """This rank's part of every batch of an epoch from step ``start`` on."""
+        epoch_plan = self._epoch_plan(epoch)
+        for number in range(start, len(epoch_plan)):
+            yield epoch_plan.local(number, rank=self._rank, world_size=self._world_size)
+
+    def shapes(self, epoch: int) -> list[BatchShape]:
+        """The distinct shapes of this rank's batches in an epoch, most pixels first."""
+        return self._shapes_of(tally(self.steps(epoch)))
+
+    def shapes_from(self, epoch: int, *, max_epochs: int) -> list[BatchShape]:
+        """The distinct shapes of this rank's batches in an epoch and those after it, most pixels first.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            max_epochs: epochs that are looked at unless every size of the schedule has occurred before.
+        """
+        kinds = set[Step]()
+        for number in range(epoch, epoch + max_epochs):
+            kinds |= kinds_of(self.steps(number))
+            if {size for step in kinds for size in step.sizes} >= set(self.schedule.sizes):
+                break
+        return self._shapes_of(kinds)
+
+    def _shapes_of(self, steps: Iterable[Step]) -> list[BatchShape]:
+        return batch_shapes(steps, rank=self._rank, world_size=self._world_size)
+
+
+def _plan_epoch(
+    epoch: int,
+    *,
+    schedule: Schedule,
+    images: Level,
+    batch_size: int,
+    training: bool,
+    seed: int,
+    crop: Crop,
+    flip_probability: float,
+    repeats: int,
+    world_size: int,
+) -> EpochPlan:
+    """Plan an epoch on images of given sizes, and check that the ranks share its batches."""
+    common: dict[str, Any] = {
+        "heights": images.heights,
+        "widths": images.widths,
+        "batch_size": batch_size,
+        "crop": crop,
+        "epoch": epoch,
+        "seed": seed,
+    }
+    if not training:
+        return plan_evaluation(schedule, **common)
+    check_base_batch(batch_size, world_size)
+    plan = plan_epoch(schedule, flip_probability=flip_probability, repeats=repeats, **common)
+    check_steps(kinds_of(plan.steps), world_size)
+    return plan

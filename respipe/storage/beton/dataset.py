@@ -1,0 +1,301 @@
+"""Reading ``.beton`` files: respipe's pyramids, and what FFCV's own writer makes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import mmap
+import os
+import re
+import weakref
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.errors import CorruptImageError, StorageError
+from respipe.jpeg.header import JpegError, is_complete, read_header
+from respipe.printable import printable
+from respipe.storage.beton.appendix import Appendix, AppendixError
+from respipe.storage.beton.format import FieldType
+from respipe.storage.beton.string_table import TextTable
+from respipe.storage.beton.structure import Structure, broken, read_images, read_structure
+from respipe.storage.dataset import Bytes, Level
+from respipe.storage.regular_files import open_regular
+
+logger = logging.getLogger(__name__)
+
+# Where a file has no checksums, this many images stand for all of them in its fingerprint.
+_FINGERPRINT_IMAGES = 64
+
+# What respipe records besides the classes, which may be missing.
+_ATTRIBUTES: dict[str, type[str | dict[str, Any]]] = {"writer": str, "settings": dict, "source": dict}
+
+
+class BetonDataset:
+    """A ``.beton`` file, memory-mapped and read-only. See :class:`respipe.storage.dataset.Dataset`.
+
+    Opening it checks every count, size and pointer in it, so that no later read can leave the file. Safe to share
+    between threads and to inherit by a fork; pickling stores the path, and unpickling opens the file again.
+
+    A file may be replaced or deleted while it is open: what is mapped stays. One that is cut short in place is noticed
+    by ``revision``, but whoever reads beyond its end before that, or where its disk fails, is ended by the system
+    (SIGBUS), as with every mapped file.
+
+    The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
+    image field, or the largest, together with fields named after it with a number, such as ``image_344``.
+
+    Args:
+        path: the file.
+        label_field: name of the field with the class numbers: integers, or floats without a fraction.
+
+    Raises:
+        StorageError: the file is missing, not a sound ``.beton``, or has no such labels or no images.
+    """
+
+    def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
+        self._path = Path(path)
+        self._label_field = label_field
+        descriptor, memory = _map(self._path)
+        self._memory: Bytes | None = memory
+        self._descriptor = descriptor
+        self._close_file = weakref.finalize(self, os.close, descriptor)
+        self._close_file.atexit = False
+        structure = read_structure(self._path, memory)
+        self._levels = _read_levels(structure)
+        self._labels = _read_labels(structure, label_field)
+        self._num_samples = structure.num_samples
+        self._fingerprint: str | None = None
+        self._names: TextTable | None = None
+        self._checksums: NDArray[np.uint32] | None = None
+        self._classes: tuple[str, ...] | None = None
+        self._attributes: dict[str, Any] = {}
+        if structure.appendix is not None:
+            try:
+                self._read_appendix(structure.appendix)
+            except (AppendixError, KeyError, TypeError, ValueError) as error:
+                raise broken(self._path, f"its appendix is inconsistent ({error})") from error
+
+    def _read_appendix(self, appendix: Appendix) -> None:
+        self._attributes = dict(appendix.attributes)
+        for name, kind in _ATTRIBUTES.items():
+            if not isinstance(self._attributes.get(name, kind()), kind):
+                raise ValueError(f"its attribute {name!r} is no {kind.__name__}")
+        classes = self._attributes["classes"]
+        if classes is not None:
+            self._classes = tuple(str(name) for name in classes)
+            if self._labels.min() < 0 or self._labels.max() >= len(self._classes):
+                raise ValueError(f"labels reach {self._labels.max()} with {len(self._classes)} classes")
+        names, offsets, checksums = (appendix.array(name) for name in ("names", "name_offsets", "crc32"))
+        if (names.dtype, offsets.dtype, checksums.dtype) != (np.uint8, np.int64, np.uint32):
+            raise ValueError(f"names and checksums of types {names.dtype}, {offsets.dtype} and {checksums.dtype}")
+        self._names = TextTable(names, offsets)
+        if len(self._names) != self._num_samples or checksums.shape != (len(self._levels), self._num_samples):
+            raise ValueError(f"{len(self._names)} names and checksums of shape {checksums.shape}")
+        self._checksums = checksums.copy()  # not to follow what may be written to the file later
+        self._checksums.flags.writeable = False
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Stored resolutions, largest first."""
+        return self._levels
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) class numbers."""
+        return self._labels
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in label order, or None where the file does not say."""
+        return self._classes
+
+    @property
+    def memory(self) -> Bytes | None:
+        """(size,) uint8, the whole file, read-only."""
+        return self._open_memory()
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What respipe recorded about the conversion; empty for files by other writers."""
+        return dict(self._attributes)
+
+    @property
+    def checksums(self) -> NDArray[np.uint32] | None:
+        """(levels, N) CRC-32 of each stored image; None where the file has none, and ``check`` sees less."""
+        return self._checksums
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with the samples or their order."""
+        if self._fingerprint is None:
+            self._fingerprint = self._hash()
+        return self._fingerprint
+
+    @property
+    def tiled(self) -> bool:
+        """Whether crops can be cut out of the compressed bytes, as recorded by the conversion."""
+        return self._attributes.get("tiled") is True
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(self._labels.tobytes())
+        for level in self._levels:
+            assert level.sizes is not None, "a .beton has sizes"
+            for array in (level.heights, level.widths, level.sizes):
+                digest.update(array.tobytes())
+        if self._checksums is not None:
+            digest.update(self._checksums.tobytes())
+        else:
+            for index in np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINT_IMAGES)).astype(int).tolist():
+                digest.update(self.encoded(index).data)
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def encoded(self, index: int, level: int = 0) -> Bytes:
+        """The stored bytes of one image: (n,) uint8, a read-only view of the file."""
+        stored = self._levels[level]
+        assert stored.offsets is not None and stored.sizes is not None, "a .beton has offsets"
+        offset = int(stored.offsets[index])
+        return self._open_memory()[offset : offset + int(stored.sizes[index])]
+
+    def check(self, index: int, level: int = 0) -> None:
+        """Compare an image with its checksum; where there is none, its JPEG header with the recorded size.
+
+        Raises:
+            CorruptImageError: they differ.
+        """
+        problem = self.problem(index, level)
+        if problem is not None:
+            raise CorruptImageError(
+                f"{self._path}: sample {index} ({self.name(index)}, {self._levels[level].name}) is damaged: {problem}. "
+                f"Run `respipe verify {self._path}` to list every damaged sample, then convert it again.",
+                index=index,
+            )
+
+    def problem(self, index: int, level: int = 0) -> str | None:
+        """What ``check`` finds wrong with an image, or None."""
+        data = self.encoded(index, level)
+        if self._checksums is not None:
+            same = zlib.crc32(data.data) == self._checksums[level, index]
+            return None if same else "its bytes differ from those that were written (checksum)"
+        stored = self._levels[level]
+        if stored.raw[index]:
+            return None  # any bytes are valid pixels, and their number was checked when the file was opened
+        try:
+            header = read_header(data)
+        except JpegError as error:
+            return f"it is no valid JPEG: {error}"
+        height, width = int(stored.heights[index]), int(stored.widths[index])
+        if (header.height, header.width) != (height, width):
+            return f"its header says {header.width} x {header.height} pixels where {width} x {height} are recorded"
+        return None if is_complete(data, header) else "its end is missing"
+
+    def name(self, index: int) -> str:
+        """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
+        return printable(self._names[index]) if self._names is not None else f"sample {index}"
+
+    def revision(self) -> int:
+        """The time of the last change to the file, in nanoseconds; see :class:`respipe.storage.dataset.Dataset`."""
+        status, size = os.fstat(self._descriptor), len(self._open_memory())
+        if status.st_size < size:
+            raise StorageError(
+                f"{self._path} has become shorter while it was open: {status.st_size} bytes where {size} were. "
+                "Restore it, and open it again."
+            )
+        return status.st_mtime_ns
+
+    def close(self) -> None:
+        """Release the memory map. Arrays taken from it stay valid and keep it alive. Safe to call twice."""
+        self._memory = None
+        self._close_file()
+
+    def _open_memory(self) -> Bytes:
+        if self._memory is None:
+            raise ValueError(f"The dataset {self._path} must be open; it was closed. Open it again.")
+        return self._memory
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return functools.partial(BetonDataset, self._path, label_field=self._label_field), ()
+
+
+def _map(path: Path) -> tuple[int, Bytes]:
+    """A file's descriptor and its memory map, which stays valid without it."""
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be opened: {error}. Check the path and its permissions.") from error
+    with file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise broken(path, "it is empty")
+        try:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} cannot be mapped into memory: {error}. Is it on a local disk?") from error
+        return os.dup(file.fileno()), np.frombuffer(memory, np.uint8)
+
+
+def _read_levels(structure: Structure) -> tuple[Level, ...]:
+    names = [name for name, kind in structure.fields.items() if kind is FieldType.IMAGE]
+    if structure.appendix is not None:
+        recorded = structure.appendix.attributes.get("levels")
+        chosen = cast("list[Any]", recorded) if isinstance(recorded, list) else []
+        if not chosen or any(name not in names for name in chosen):
+            raise broken(structure.path, f"its appendix names levels {recorded!r} where its image fields are {names}")
+        names = chosen
+    elif not names:
+        found = ", ".join(f"`{name}`" for name in structure.fields)
+        raise StorageError(f"{structure.path} must have an image field; its fields are {found}.")
+    levels = [Level(name=name, **vars(read_images(structure, name))) for name in names]
+    if structure.appendix is None:
+        return _family(structure.path, levels)
+    if any(_area(smaller) > _area(larger) for larger, smaller in pairwise(levels)):
+        raise broken(structure.path, f"its levels {names} are not in the order of their sizes")
+    return tuple(levels)
+
+
+def _family(path: Path, found: list[Level]) -> tuple[Level, ...]:
+    """The levels among the image fields of another writer: others may be masks, or other pictures altogether."""
+    found = sorted(found, key=_area, reverse=True)
+    main = next((level for level in found if level.name == "image"), found[0])
+    named = re.compile(re.escape(main.name) + r"_\d+")
+    levels = [main, *(level for level in found if named.fullmatch(level.name) and _area(level) <= _area(main))]
+    if left := [level.name for level in found if level not in levels]:
+        logger.warning("%s: image fields %s are no levels of `%s` and go unused", path, left, main.name)
+    return tuple(levels)
+
+
+def _area(level: Level) -> int:
+    """Pixels of all its images."""
+    return int((level.heights.astype(np.int64) * level.widths).sum())
+
+
+def _read_labels(structure: Structure, name: str) -> NDArray[np.int64]:
+    kind = structure.fields.get(name)
+    if kind not in (FieldType.INT, FieldType.FLOAT):
+        numbers = [name for name, kind in structure.fields.items() if kind in (FieldType.INT, FieldType.FLOAT)]
+        raise StorageError(
+            f"{structure.path} must have a field `{name}` of numbers for the labels; its number fields are {numbers}. "
+            "Name the right one: respipe.storage.BetonDataset(path, label_field=...)."
+        )
+    stored = structure.column(name)
+    if kind is FieldType.FLOAT:
+        whole = np.isfinite(stored) & (stored == np.floor(stored)) & (np.abs(stored) < 2**53)
+        if not whole.all():
+            index = int(np.argmin(whole))
+            raise StorageError(
+                f"{structure.path}: labels in `{name}` must be whole numbers; sample {index} has {stored[index]}."
+            )
+    labels = stored.astype(np.int64)
+    labels.flags.writeable = False
+    return labels

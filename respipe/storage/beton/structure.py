@@ -1,0 +1,180 @@
+"""Reading the structure of a ``.beton``: every count and place in it is checked before it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.errors import StorageError
+from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced, read_appendix
+from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
+from respipe.storage.upright import most_pixels
+
+
+def broken(path: Path, what: str) -> StorageError:
+    """The error for a file that is no sound ``.beton``."""
+    return StorageError(
+        f"{path} cannot be read as a .beton: {what}. The file is truncated, damaged or of another format; "
+        "copy or convert it again."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Structure:
+    """What the header, the tables and the appendix of a ``.beton`` say.
+
+    Args:
+        path: the file, for errors.
+        num_samples: rows of ``metadata``, at least 1.
+        fields: type of each field by name, in the file's order.
+        metadata: (N,) one row per sample, columns ``f0``, ``f1``, ... in the order of ``fields``.
+        data_start, data_end: the bytes that images may lie in.
+        pointers, lengths: (A,) uint64, the allocation table, sorted by pointer.
+        appendix: present in files written by respipe.
+    """
+
+    path: Path
+    num_samples: int
+    fields: dict[str, FieldType]
+    metadata: NDArray[Any]
+    data_start: int
+    data_end: int
+    pointers: NDArray[np.uint64]
+    lengths: NDArray[np.uint64]
+    appendix: Appendix | None
+
+    def column(self, name: str) -> NDArray[Any]:
+        """(N,) the metadata of one field."""
+        return self.metadata[f"f{list(self.fields).index(name)}"]
+
+
+def read_structure(path: Path, memory: NDArray[np.uint8]) -> Structure:
+    """Read and check everything but the images.
+
+    Args:
+        path: the file, for errors.
+        memory: (size,) uint8, the whole file.
+
+    Raises:
+        StorageError: the file is not a sound ``.beton``; the message names the file, what is wrong and the value found.
+    """
+    num_fields, num_samples, table_start = _read_header(path, memory)
+    metadata_start = HEADER.itemsize + num_fields * FIELD.itemsize
+    if metadata_start > len(memory):
+        raise broken(path, f"{num_fields} fields do not fit into its {len(memory)} bytes")
+    table = memory[HEADER.itemsize : metadata_start].view(FIELD)
+    fields = _read_fields(path, table)
+    dtype = metadata_dtype(list(fields.values()))
+    if num_samples > (len(memory) - metadata_start) // dtype.itemsize:
+        raise broken(path, f"the metadata of {num_samples} samples does not fit into its {len(memory)} bytes")
+    head_size = metadata_start + num_samples * dtype.itemsize
+    if not head_size <= table_start <= len(memory) or (len(memory) - table_start) % ALLOCATION.itemsize:
+        raise broken(path, f"the allocation table is said to begin at byte {table_start} of {len(memory)}")
+    appendix = None
+    if is_announced(memory, table[0]["arguments"], alloc_table_ptr=table_start):
+        try:
+            appendix = read_appendix(memory, head_size=head_size, alloc_table_ptr=table_start)
+        except AppendixError as error:
+            raise broken(path, str(error)) from error
+    allocations = memory[table_start:].view(ALLOCATION)
+    order = np.argsort(allocations["ptr"], kind="stable")
+    return Structure(
+        path=path,
+        num_samples=num_samples,
+        fields=fields,
+        metadata=memory[metadata_start:head_size].view(dtype),
+        data_start=head_size,
+        data_end=appendix.start if appendix else table_start,
+        pointers=allocations["ptr"][order],
+        lengths=allocations["size"][order],
+        appendix=appendix,
+    )
+
+
+def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Number of fields, number of samples, start of the allocation table."""
+    if len(memory) < HEADER.itemsize:
+        raise broken(path, f"it has {len(memory)} bytes, fewer than a header")
+    header = memory[: HEADER.itemsize].view(HEADER)[0]
+    num_fields, num_samples = int(header["num_fields"]), int(header["num_samples"])
+    if header["version"] != VERSION:
+        raise broken(path, f"its format version is {header['version']} where {VERSION} is expected")
+    if num_fields < 1 or num_samples < 1:
+        raise broken(path, f"it has {num_fields} fields and {num_samples} samples")
+    return num_fields, num_samples, int(header["alloc_table_ptr"])
+
+
+def _read_fields(path: Path, table: NDArray[Any]) -> dict[str, FieldType]:
+    fields: dict[str, FieldType] = {}
+    for entry in table:
+        raw = entry["name"].tobytes().split(b"\x00")[0]
+        name = raw.decode("ascii", "replace")
+        if not raw.isascii() or not name.isprintable() or not name or name in fields:
+            raise broken(path, f"field {len(fields)} has the name {raw!r}, which is empty, taken or not ASCII")
+        try:
+            fields[name] = FieldType(int(entry["type_id"]))
+        except ValueError:
+            what = f"field `{name}` has type {entry['type_id']}, whose layout only its own writer knows"
+            raise broken(path, what) from None
+    return fields
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredImages:
+    """Where the images of one field lie: (N,) arrays named as in :class:`respipe.storage.dataset.Level`."""
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    raw: NDArray[np.bool_]
+
+
+def read_images(structure: Structure, name: str) -> StoredImages:
+    """Look up and check the images of one field.
+
+    Raises:
+        StorageError: an image lies outside the data region, or its mode, size or length cannot be right.
+    """
+    column = structure.column(name)
+    assert column.dtype == IMAGE, "only image fields hold images"
+    pointers, mode = column["data_ptr"], column["mode"]
+    _require(structure, name, mode <= max(ImageMode), "mode must be 0 (JPEG) or 1 (raw)", mode)
+    heights, widths = column["height"].astype(np.int32), column["width"].astype(np.int32)
+    shorter = np.minimum(heights, widths)
+    _require(structure, name, shorter > 0, "height and width must be at least 1", shorter)
+    known = np.zeros(structure.num_samples, np.bool_)
+    sizes = np.zeros(structure.num_samples, np.uint64)
+    if len(structure.pointers):
+        rows = np.searchsorted(structure.pointers, pointers).clip(max=len(structure.pointers) - 1)
+        known = structure.pointers[rows] == pointers
+        sizes = structure.lengths[rows]
+    _require(structure, name, known, "pointer must be in the allocation table", pointers)
+    # Compared by subtraction: a sum of two hostile 64-bit numbers would wrap around.
+    start, end = np.uint64(structure.data_start), np.uint64(structure.data_end)
+    inside = (pointers >= start) & (pointers < end)
+    _require(structure, name, inside, f"pointer must be in {start}..{end}", pointers)
+    fits = (sizes > 0) & (sizes <= end - np.where(inside, pointers, start))
+    _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
+    raw = mode == ImageMode.RAW
+    num_pixels = heights.astype(np.uint64) * widths.astype(np.uint64)
+    limit = most_pixels()
+    _require(
+        structure, name, raw | (num_pixels <= limit), f"encoded images must have at most {limit} pixels", num_pixels
+    )
+    expected = 3 * num_pixels
+    _require(structure, name, ~raw | (sizes == expected), "length must be height x width x 3", sizes)
+    offsets, lengths = pointers.astype(np.int64), sizes.astype(np.int64)
+    for array in (heights, widths, offsets, lengths, raw):
+        array.flags.writeable = False
+    return StoredImages(heights=heights, widths=widths, offsets=offsets, sizes=lengths, raw=raw)
+
+
+def _require(structure: Structure, name: str, good: NDArray[np.bool_], rule: str, values: NDArray[Any]) -> None:
+    if not good.all():
+        index = int(np.argmin(good))
+        raise broken(structure.path, f"sample {index}, field `{name}`: {rule}; got {values[index]}")

@@ -1,0 +1,171 @@
+"""Which backend is built, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from respipe.backends import registry as select
+from respipe.backends.pool.compiled import announce_compilation
+from respipe.backends.registry import available_backends, make_backend
+from respipe.errors import MissingBackendError
+from respipe.storage.dataset import Dataset
+from respipe.storage.folder import FolderDataset
+from tests.backends import sources
+from tests.engines import needs_dali, needs_ffcv
+from tests.memory_dataset import MemoryDataset
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class Chosen:
+    """Stands in for a backend and remembers what it was built with."""
+
+    def __init__(self, name: str, dataset: Dataset, options: dict[str, object]) -> None:
+        self.name, self.dataset, self.options = name, dataset, options
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The engines that seem to be installed; none of them is needed or built."""
+    engines: set[str] = set()
+    monkeypatch.setattr(select, "_is_installed", lambda name: name == "reference" or name in engines)
+    builders = {"tiles": "TilesBackend", "ffcv": "FfcvBackend", "dali": "DaliBackend", "reference": "ReferenceBackend"}
+    for name, builder in builders.items():
+        monkeypatch.setattr(select, builder, lambda dataset, name=name, **options: Chosen(name, dataset, options))
+    return engines
+
+
+@pytest.fixture
+def pyramid() -> MemoryDataset:
+    return sources.pyramid()
+
+
+@pytest.fixture
+def folder(jpeg_folder: Path) -> FolderDataset:
+    return FolderDataset(jpeg_folder)
+
+
+@pytest.mark.parametrize(
+    ("engines", "device", "file_choice", "folder_choice"),
+    [
+        ({"ffcv", "dali"}, GPU, "dali", "dali"),
+        ({"ffcv", "dali"}, CPU, "ffcv", "dali"),
+        ({"dali"}, CPU, "dali", "dali"),
+        ({"ffcv"}, GPU, "ffcv", "reference"),
+        ({"ffcv"}, CPU, "ffcv", "reference"),
+        (set(), GPU, "reference", "reference"),
+    ],
+)
+def test_auto_takes_the_fastest_that_is_there(
+    engines: set[str],
+    device: torch.device,
+    file_choice: str,
+    folder_choice: str,
+    installed: set[str],
+    pyramid: MemoryDataset,
+    folder: FolderDataset,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    installed.update(engines)
+    with caplog.at_level(logging.INFO):
+        for dataset, choice in ((pyramid, file_choice), (folder, folder_choice)):
+            caplog.clear()
+            assert make_backend("auto", dataset, device=device, num_threads=1).name == choice
+            (record,) = caplog.records
+            assert f"'{choice}'" in record.getMessage()
+            assert "because" in record.getMessage()
+            assert record.levelno == (logging.WARNING if choice == "reference" else logging.INFO)
+
+
+@pytest.mark.parametrize(("device", "choice"), [(CPU, "tiles"), (GPU, "dali")])
+def test_auto_takes_tiles_where_there_are_any_on_a_cpu(device: torch.device, choice: str, installed: set[str]) -> None:
+    installed.update({"tiles", "ffcv", "dali"})
+    assert make_backend("auto", sources.tiled(), device=device, num_threads=1).name == choice
+
+
+def test_tiles_are_not_looked_for_in_files_without_them(pyramid: MemoryDataset) -> None:
+    with pytest.raises(ValueError, match=r"`backend` 'tiles' must be given .* with `respipe convert memory\.beton"):
+        make_backend("tiles", pyramid, device=CPU, num_threads=1)
+
+
+def test_compiling_is_announced_unless_its_result_is_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from respipe.backends.tiles.kernel import decode_images
+
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    function = SimpleNamespace(
+        __module__=decode_images.__module__, __name__="decode_images", stats=SimpleNamespace(cache_path=str(tmp_path))
+    )
+    announce_compilation(function)
+    assert "Compiling respipe.backends.tiles.kernel.decode_images" in caplog.text
+    caplog.clear()
+    (tmp_path / f"kernel.decode_images-12.{version}.nbi").touch()
+    announce_compilation(function)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("engines", "choice"), [({"ffcv", "dali"}, "ffcv"), ({"dali"}, "reference")])
+def test_auto_never_gives_raw_pixels_to_dali(
+    engines: set[str], choice: str, installed: set[str], pyramid: MemoryDataset
+) -> None:
+    installed.update(engines)
+    pyramid.levels[0].raw[:] = True
+    assert make_backend("auto", pyramid, device=GPU, num_threads=1).name == choice
+
+
+def test_a_slow_choice_comes_with_the_command_for_a_faster_one(
+    installed: set[str], pyramid: MemoryDataset, folder: FolderDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not installed
+    make_backend("auto", pyramid, device=CPU, num_threads=1)
+    make_backend("auto", folder, device=CPU, num_threads=1)
+    for_file, for_folder = (record.getMessage() for record in caplog.records)
+    assert for_file.endswith("pip install 'respipe[ffcv]'")
+    assert "pip install 'respipe[dali-cuda1" in for_folder
+
+
+def test_arguments_reach_the_backend(installed: set[str], pyramid: MemoryDataset) -> None:
+    assert not installed
+    backend = make_backend("dali", pyramid, device=GPU, num_threads=3, level_margin=1.5)
+    assert isinstance(backend, Chosen)
+    assert backend.dataset is pyramid
+    assert backend.options == {"device": GPU, "num_threads": 3, "level_margin": 1.5}
+
+
+@pytest.mark.parametrize(
+    "name", ["reference", pytest.param("ffcv", marks=needs_ffcv), pytest.param("dali", marks=needs_dali)]
+)
+def test_backends_are_built_by_name(name: str, pyramid: MemoryDataset) -> None:
+    with closing(make_backend(name, pyramid, device=CPU, num_threads=1)) as backend:
+        assert backend.name == name
+
+
+def test_an_unknown_name_is_refused(pyramid: MemoryDataset) -> None:
+    with pytest.raises(ValueError, match=r"`backend` must be one of .*'auto'.*'dali'.*; got 'pillow'"):
+        make_backend("pillow", pyramid, device=CPU, num_threads=1)
+
+
+def test_an_engine_asked_for_by_name_must_be_there(pyramid: MemoryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setitem(sys.modules, "respipe.backends.ffcv.kernel", None)
+    monkeypatch.delattr("respipe.backends.ffcv.kernel", raising=False)
+    for name in ("dali", "ffcv"):
+        with pytest.raises(MissingBackendError, match=r"pip install 'respipe\["):
+            make_backend(name, pyramid, device=CPU, num_threads=1)
+
+
+def test_every_backend_is_listed_with_version_or_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {status.name: status for status in available_backends()}
+    assert list(listed) == ["tiles", "ffcv", "dali", "reference"]
+    assert listed["reference"].installed
+    assert all(status.version for status in listed.values() if status.installed)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for status in available_backends():
+        assert status.installed == (status.name == "reference")
+        assert status.installed or (status.version is None and status.note.startswith("pip install "))

@@ -1,0 +1,115 @@
+"""Any number of ranks: the same global batches, the same number of steps on all, and runs that change the number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respipe.planning.run import RunPlan
+from respipe.sampling import CenterCrop, RandomResizedCrop
+from respipe.schedules import Constant, MixSize, Schedule
+from respipe.storage.dataset import Dataset
+from tests.loader_ranks import NUM_EPOCHS, evaluation_loader, share, training_loader
+from tests.memory_dataset import MemoryDataset
+from tests.schedules.test_contract import ALL
+from tests.torchrun import torchrun
+
+SAVED_AFTER = 8
+
+
+def test_a_run_saved_on_four_ranks_continues_on_two_and_on_one(tmp_path: Path) -> None:
+    with training_loader() as loader:
+        expected = [share(batch) for _ in range(NUM_EPOCHS) for batch in loader]
+    with evaluation_loader() as loader:
+        evaluated = [share(batch) for batch in loader]
+
+    def run(num_processes: int, state: dict[str, Any] | None, num_batches: int) -> dict[str, Any]:
+        target = tmp_path / f"{num_processes}.json"
+        torchrun("tests.loader_ranks", target, json.dumps(state), num_batches, num_processes=num_processes)
+        return json.loads(target.read_text())
+
+    on_four = run(4, None, SAVED_AFTER)
+    assert on_four["batches"] == expected[:SAVED_AFTER]
+    assert on_four["evaluated"] == evaluated
+    state, *others = on_four["states"]
+    assert others == [state] * 3
+    assert len(json.dumps(state)) < 1024
+
+    on_two = run(2, state, 1000)
+    assert on_two["batches"] == expected[SAVED_AFTER:]
+    assert on_two["evaluated"] == evaluated
+
+    with training_loader() as loader:
+        loader.load_state_dict(state)
+        alone = [share(batch) for _ in range(loader.epoch, NUM_EPOCHS) for batch in loader]
+    assert alone == expected[SAVED_AFTER:]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> MemoryDataset:
+    return MemoryDataset([(8 + i % 5, 8 + i % 3) for i in range(107)])
+
+
+def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size: int, rank: int, of: int) -> RunPlan:
+    return RunPlan(
+        schedule,
+        dataset,
+        batch_size=batch_size,
+        training=training,
+        seed=0,
+        crop=RandomResizedCrop() if training else CenterCrop(),
+        flip_probability=0.5,
+        repeats=1,
+        rank=rank,
+        world_size=of,
+    )
+
+
+def steps_of(schedule: Schedule, dataset: Dataset, *, rank: int, of: int) -> list[Any]:
+    """What decides how a rank takes part in each step of each epoch; at the end why it went no further, if so."""
+    epochs: list[Any] = []
+    try:
+        plan = plan_for(schedule, dataset, training=True, batch_size=8, rank=rank, of=of)
+        for epoch in range(14):
+            steps = [(batch.number, batch.step, len(batch)) for batch in plan.local_batches(epoch, 0)]
+            assert len(steps) == plan.num_steps(epoch)
+            epochs.append(steps)
+    except ValueError as error:
+        epochs.append(str(error))
+    return epochs
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_all_ranks_take_the_same_steps(schedule: Schedule, world_size: int, dataset: MemoryDataset) -> None:
+    # So no rank takes part in a collective that another leaves out, and none fails alone.
+    alone = steps_of(schedule, dataset, rank=0, of=1)
+    first, *others = (steps_of(schedule, dataset, rank=rank, of=world_size) for rank in range(world_size))
+    assert others == [first] * (world_size - 1)
+    if isinstance(first[-1], str):
+        assert isinstance(schedule, MixSize) and (schedule.batch_multiple or 1) % world_size
+        assert f"{world_size} ranks can share equally" in first.pop()
+    else:
+        assert len(first) == len(alone) == 14
+    for shared, whole in zip(first, alone, strict=False):
+        assert shared == [(number, step, count // world_size) for number, step, count in whole]
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 107])
+@pytest.mark.parametrize("batch_size", [1, 6, 50])
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_all_ranks_take_the_same_steps_of_an_evaluation(num_samples: int, batch_size: int, world_size: int) -> None:
+    dataset = MemoryDataset([(8, 8)] * num_samples)
+    plans = [
+        plan_for(Constant(8), dataset, training=False, batch_size=batch_size, rank=rank, of=world_size)
+        for rank in range(world_size)
+    ]
+    batches = [list(plan.local_batches(0, 0)) for plan in plans]
+    assert {len(part) for part in batches} == {plan.num_steps(0) for plan in plans} == {-(-num_samples // batch_size)}
+    for parts in zip(*batches, strict=True):
+        assert len({part.step for part in parts}) == 1
+    seen = [index for part in batches for batch in part for index in batch.indices.tolist()]
+    assert sorted(seen) == list(range(num_samples))
