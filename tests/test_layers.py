@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "respipe"
 
-GROUND = {"checks", "errors", "printable", "processes", "rng"}
+GROUND = {"checks", "errors", "normalization", "printable", "processes", "rng"}
 
 # The line the data walks, first to last: each room may import those before it.
 LINE = ("jpeg", "schedules", "cost", "planning", "storage", "backends", "augment", "loading")

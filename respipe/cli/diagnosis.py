@@ -11,6 +11,8 @@ import shutil
 import subprocess
 from typing import Any
 
+from respipe.processes import num_cores
+
 _OPTIONAL = {
     "nvidia-dali-cuda130": "dali backend, CUDA 13",
     "nvidia-dali-cuda120": "dali backend, CUDA 12",
@@ -81,7 +83,7 @@ def _system() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores(),
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
     }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from respipe.cost import TestSizeSuggestion
-    from respipe.loading.placement import Normalize
+    from respipe.normalization import Normalize
     from respipe.planning.crops import Crop
 
 logger = logging.getLogger(__name__)

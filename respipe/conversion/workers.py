@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import itertools
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from respipe.errors import WorkerLostError
+from respipe.processes import num_cores
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def check_num_workers(num_workers: int | None) -> int:
         ValueError: it is negative.
     """
     if num_workers is None:
-        return len(os.sched_getaffinity(0))
+        return num_cores()
     if num_workers < 0:
         raise ValueError(f"`num_workers` must be at least 0; got {num_workers}. With 0 this process does the work.")
     return num_workers

@@ -17,14 +17,16 @@ from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
 from respipe.loading.epoch_setter import EpochSetter
-from respipe.loading.placement import Normalize, Placement, check_device, hand_over
+from respipe.loading.placement import Placement, check_device, hand_over
 from respipe.loading.position import LoaderState
 from respipe.loading.prefetch import prefetch
+from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
+from respipe.normalization import Normalize
 from respipe.planning.batch import BatchPlan
-from respipe.planning.ranks import rank_and_world_size
+from respipe.planning.crops import CenterCrop, Crop
+from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.planning.run import RunPlan
-from respipe.planning.shapes import warn_past_recompile_limit
-from respipe.sampling import CenterCrop, Crop, RandomResizedCrop
+from respipe.processes import num_cores, rank_and_world_size
 from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
@@ -117,7 +119,7 @@ class Loader:
     ) -> None:
         _check_arguments(schedule, batch_size, seed, flip_probability, crop, batch_transform)
         _check_prefetching(num_prefetch, prefetch_bytes)
-        self._rank, world_size = rank_and_world_size(rank, world_size)
+        self._share = rank, world_size
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
         self._batch_transform = batch_transform
         self._num_prefetch, self._prefetch_bytes = num_prefetch, prefetch_bytes
@@ -139,8 +141,7 @@ class Loader:
             crop=crop if crop is not None else RandomResizedCrop() if training else CenterCrop(),
             flip_probability=flip_probability,
             repeats=repeats,
-            rank=self._rank,
-            world_size=world_size,
+            world_size=rank_and_world_size(rank, world_size)[1],
         )
         self._backend = CurrentBackend(
             partial(
@@ -148,7 +149,7 @@ class Loader:
                 backend,
                 self._dataset,
                 device=self._placement.device,
-                num_threads=num_threads or len(os.sched_getaffinity(0)),
+                num_threads=num_threads or num_cores(),
                 level_margin=level_margin,
             )
         )
@@ -240,7 +241,9 @@ class Loader:
         Warns:
             UserWarning: there are more shapes than TorchDynamo recompiles a function for.
         """
-        shapes = self._plan.shapes_from(self._epoch, max_epochs=max_epochs)
+        rank, world_size = rank_and_world_size(*self._share)
+        kinds = self._plan.kinds_from(self._epoch, max_epochs=max_epochs)
+        shapes = batch_shapes(kinds, rank=rank, world_size=world_size)
         warn_past_recompile_limit(len(shapes))
         return (shape.zeros(self._placement.dtype, self._placement.device) for shape in shapes)
 
@@ -310,7 +313,8 @@ class Loader:
         """Bytes of images that may wait for the consumer."""
         if self._prefetch_bytes is not None:
             return self._prefetch_bytes
-        shapes = self._plan.shapes(epoch)
+        rank, world_size = rank_and_world_size(*self._share)
+        shapes = batch_shapes(self._plan.kinds(epoch), rank=rank, world_size=world_size)
         # A rank may have no image in any batch of a small evaluation.
         largest = shapes[0].num_bytes(self._placement.dtype) if shapes else 1
         return self._num_prefetch * largest
@@ -320,17 +324,20 @@ class Loader:
     ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         stream = self._placement.stream
+        rank, world_size = rank_and_world_size(*self._share)
         with used.lock, torch.cuda.stream(stream):
-            for plan, pixels in decode_in_order(used.backend, self._guard, self._plan.local_batches(epoch, start)):
+            for plan, pixels in decode_in_order(
+                used.backend, self._guard, self._plan.local_batches(epoch, start, rank=rank, world_size=world_size)
+            ):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
                 yield plan, images, labels, stream.record_event() if stream is not None else None
 
     def _transformed(self, plan: BatchPlan, images: Images, labels: torch.Tensor) -> tuple[Images, torch.Tensor]:
         assert self._batch_transform is not None
-        seed = np.random.SeedSequence([self._plan.seed, plan.epoch, plan.number, self._rank]).generate_state(
-            1, np.uint64
-        )
+        seed = np.random.SeedSequence(
+            [self._plan.seed, plan.epoch, plan.number, rank_and_world_size(*self._share)[0]]
+        ).generate_state(1, np.uint64)
         device = self._placement.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed[0]) >> 1)

@@ -10,31 +10,7 @@ import numpy as np
 import torch
 
 from respipe.loading.decimation import blur_and_decimate
-
-PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    # Mean and standard deviation of each channel over the training set, of values in 0..1.
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-
-Normalize = str | tuple[tuple[float, ...], tuple[float, ...]] | None
-
-
-def mean_and_std(normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What images of values in 0..1 are normalised by: mean and standard deviation of each channel.
-
-    Raises:
-        ValueError: there is no such preset, or the numbers make no sense.
-    """
-    if normalize is None:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if isinstance(normalize, str) and normalize not in PRESETS:
-        raise ValueError(f"`normalize` must be one of {sorted(PRESETS)}, (mean, std) or None; got {normalize!r}.")
-    mean, std = PRESETS[normalize] if isinstance(normalize, str) else normalize
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"`normalize` must be (mean, std), three numbers each, std > 0; got {normalize!r}.")
-    return mean, std
+from respipe.normalization import Normalize, mean_and_std
 
 
 def check_device(device: str | torch.device) -> torch.device:

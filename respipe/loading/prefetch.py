@@ -105,7 +105,8 @@ def _stop(thread: threading.Thread) -> None:
 
 
 # The child of a fork has none of these threads.
-os.register_at_fork(after_in_child=_running.clear)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_running.clear)
 
 
 @atexit.register

@@ -6,18 +6,15 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
+from respipe.planning.crops import Crop, Sides
 from respipe.planning.epoch import EpochPlan, plan_epoch, plan_evaluation
-from respipe.planning.ranks import check_base_batch, check_steps
-from respipe.planning.shapes import BatchShape, batch_shapes
-from respipe.sampling import Crop
 from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.sequence import kinds_of, tally
 from respipe.schedules.step import Schedule, Step
-from respipe.storage.dataset import Dataset, Level
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +22,28 @@ logger = logging.getLogger(__name__)
 _NOTABLE_SHARE = 0.05
 
 
+class Images(Protocol):
+    """Sizes in pixels of each sample's image, (N,) integers."""
+
+    @property
+    def heights(self) -> Sides: ...
+    @property
+    def widths(self) -> Sides: ...
+
+
+class Data(Protocol):
+    """What is planned for: a :class:`respipe.storage.dataset.Dataset`, of which this is all that a plan reads."""
+
+    @property
+    def levels(self) -> Sequence[Images]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
 class RunPlan:
-    """The steps and batches of every epoch, and this rank's share of them.
+    """The steps and batches of every epoch, and each rank's share of them.
 
     Args:
         schedule: decides the steps.
@@ -37,7 +54,7 @@ class RunPlan:
         crop: chooses the boxes.
         flip_probability: of mirroring a training crop.
         repeats: uses of each sample in training, in a row.
-        rank, world_size: this process's share.
+        world_size: ranks that are to share the batches, for what can be checked at once.
 
     Raises:
         TypeError, ValueError: an argument is out of range, or the schedule does not fit the data or the ranks.
@@ -46,7 +63,7 @@ class RunPlan:
     def __init__(
         self,
         schedule: Schedule,
-        dataset: Dataset,
+        dataset: Data,
         *,
         batch_size: int,
         training: bool,
@@ -54,8 +71,7 @@ class RunPlan:
         crop: Crop,
         flip_probability: float,
         repeats: int,
-        rank: int,
-        world_size: int,
+        world_size: int = 1,
     ) -> None:
         self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
             schedule, dataset, batch_size, training, seed,
@@ -65,7 +81,6 @@ class RunPlan:
                 f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
             )
         self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
-        self._rank, self._world_size = rank, world_size
         # Not a method: a cache of those would keep the whole loader alive until the garbage collector comes.
         plan = partial(
             _plan_epoch,
@@ -77,10 +92,13 @@ class RunPlan:
             crop=crop,
             flip_probability=flip_probability,
             repeats=repeats,
-            world_size=world_size,
         )
         self._epoch_plan = lru_cache(maxsize=2)(plan)
+        if training:
+            check_base_batch(batch_size, world_size)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
+        if training:
+            check_steps(kinds_of(first.steps), world_size)
         left_out = len(dataset) - len(first.samples)
         if left_out > max(batch_size, _NOTABLE_SHARE * len(dataset)):
             logger.warning(
@@ -124,48 +142,51 @@ class RunPlan:
         num_samples, batch_size = len(self.dataset), self.batch_size
         return mean_batch_size(self.schedule, epochs=(epoch,), num_samples=num_samples, batch_size=batch_size)
 
-    def local_batches(self, epoch: int, start: int) -> Iterator[BatchPlan]:
-        """This rank's part of every batch of an epoch from step ``start`` on."""
+    def local_batches(self, epoch: int, start: int, *, rank: int, world_size: int) -> Iterator[BatchPlan]:
+        """A rank's part of every batch of an epoch from step ``start`` on.
+
+        Raises:
+            ValueError: the ranks cannot share the batches equally.
+        """
         epoch_plan = self._epoch_plan(epoch)
+        if self.training:
+            check_base_batch(self.batch_size, world_size)
+            check_steps(kinds_of(epoch_plan.steps), world_size)
         for number in range(start, len(epoch_plan)):
-            yield epoch_plan.local(number, rank=self._rank, world_size=self._world_size)
+            yield epoch_plan.local(number, rank=rank, world_size=world_size)
 
-    def shapes(self, epoch: int) -> list[BatchShape]:
-        """The distinct shapes of this rank's batches in an epoch, most pixels first."""
-        return self._shapes_of(tally(self.steps(epoch)))
+    def kinds(self, epoch: int) -> set[Step]:
+        """The distinct steps of an epoch."""
+        return set(tally(self.steps(epoch)))
 
-    def shapes_from(self, epoch: int, *, max_epochs: int) -> list[BatchShape]:
-        """The distinct shapes of this rank's batches in an epoch and those after it, most pixels first.
+    def kinds_from(self, epoch: int, *, max_epochs: int) -> set[Step]:
+        """The distinct steps of an epoch and those after it.
 
         Args:
             epoch: number of the epoch, from 0.
-            max_epochs: epochs that are looked at unless every size of the schedule has occurred before.
+            max_epochs: number of epochs looked at unless every size of the schedule has occurred before.
         """
         kinds = set[Step]()
         for number in range(epoch, epoch + max_epochs):
             kinds |= kinds_of(self.steps(number))
             if {size for step in kinds for size in step.sizes} >= set(self.schedule.sizes):
                 break
-        return self._shapes_of(kinds)
-
-    def _shapes_of(self, steps: Iterable[Step]) -> list[BatchShape]:
-        return batch_shapes(steps, rank=self._rank, world_size=self._world_size)
+        return kinds
 
 
 def _plan_epoch(
     epoch: int,
     *,
     schedule: Schedule,
-    images: Level,
+    images: Images,
     batch_size: int,
     training: bool,
     seed: int,
     crop: Crop,
     flip_probability: float,
     repeats: int,
-    world_size: int,
 ) -> EpochPlan:
-    """Plan an epoch on images of given sizes, and check that the ranks share its batches."""
+    """Plan an epoch on images of given sizes."""
     common: dict[str, Any] = {
         "heights": images.heights,
         "widths": images.widths,
@@ -176,7 +197,25 @@ def _plan_epoch(
     }
     if not training:
         return plan_evaluation(schedule, **common)
-    check_base_batch(batch_size, world_size)
-    plan = plan_epoch(schedule, flip_probability=flip_probability, repeats=repeats, **common)
-    check_steps(kinds_of(plan.steps), world_size)
-    return plan
+    return plan_epoch(schedule, flip_probability=flip_probability, repeats=repeats, **common)
+
+
+def check_base_batch(batch_size: int, world_size: int) -> None:
+    """Raise ``ValueError`` unless the ranks can share the base batch equally."""
+    if batch_size % world_size:
+        lower = batch_size // world_size * world_size
+        raise ValueError(
+            f"`batch_size` must be a multiple of the number of ranks ({world_size}); got {batch_size}. "
+            f"Try {lower or world_size} or {lower + world_size}."
+        )
+
+
+def check_steps(steps: Iterable[Step], world_size: int) -> None:
+    """Raise ``ValueError`` unless the ranks can share the batch of every step equally."""
+    for step in steps:
+        if step.batch_size % world_size:
+            raise ValueError(
+                f"`schedule` must plan batches that {world_size} ranks can share equally; got {step.batch_size} "
+                f"samples at {' and '.join(map(str, step.sizes))} px. Plan multiples of {world_size} samples; MixSize "
+                f"does with batch_multiple={world_size}."
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from respipe.checks import check_choice, check_int, check_probability, check_seq
 from respipe.rng import Stream, check_seed, draws
 from respipe.schedules.guard import check_guard, is_protected
 from respipe.schedules.sequence import Steps, steps_per_epoch
-from respipe.schedules.step import Step
+from respipe.schedules.step import BatchNorm, Kernels, Step
 
 Downsample = Literal["antialiased", "blur"]
 
@@ -50,6 +50,9 @@ class LowMode:
     guard: tuple[int, int] = (0, 4)
     downsample: Downsample = "antialiased"
     seed: int = 0
+
+    batchnorm: ClassVar[BatchNorm] = "per_size"
+    kernels: ClassVar[Kernels] = "pooled"
 
     def __post_init__(self) -> None:
         full_size, ratio = check_int("full_size", self.full_size, least=1), check_int("ratio", self.ratio, least=2)

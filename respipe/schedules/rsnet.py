@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from respipe.checks import check_int, check_sequence
 from respipe.schedules.sequence import steps_per_epoch, uniform_steps
-from respipe.schedules.step import Step
+from respipe.schedules.step import BatchNorm, Step
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class RSNet:
     """
 
     sizes: tuple[int, ...]
+
+    batchnorm: ClassVar[BatchNorm] = "per_size"
 
     def __post_init__(self) -> None:
         sizes = tuple(check_int("sizes", size, least=1) for size in check_sequence("sizes", self.sizes))

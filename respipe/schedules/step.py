@@ -10,6 +10,10 @@ from respipe.checks import check_choice, check_int, check_sequence
 
 Mode = Literal["full", "low"]
 
+# What a schedule may need of a model; see :class:`Schedule`.
+BatchNorm = Literal["shared", "per_size"]
+Kernels = Literal["full", "pooled"]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -69,6 +73,12 @@ class Schedule(Protocol):
     A schedule is a value: immutable, comparable, with a ``repr`` that names every field (loader states and
     checkpoints compare it). ``steps`` is a pure function. It touches no global random state and gives the same answer
     on every rank, worker and platform, for epochs asked for in any order.
+
+    A schedule may also say what it needs of a model, with attributes that :func:`respipe.adapt` reads where they are:
+
+    * ``batchnorm``: "per_size" where every size is to have BatchNorms of its own; without it, "shared".
+    * ``kernels``: "pooled" where steps of ``mode="low"`` run with pooled kernels, at the side ``low_size`` in pixels;
+      without it, "full".
     """
 
     @property

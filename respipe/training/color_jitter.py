@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from respipe.checks import check_number
-from respipe.loading.placement import Normalize, mean_and_std
+from respipe.normalization import Normalize, mean_and_std
 
 Images = torch.Tensor | tuple[torch.Tensor, ...]
 

@@ -149,7 +149,7 @@ FORKS = """
 import os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from respipe.errors import WorkerLostError
-from tests.test_loader_faults import load
+from tests.loading.test_loader_faults import load
 loader = load(sys.argv[1], sys.argv[2], with_spec=True)
 batches = iter(loader)
 first = next(batches)
@@ -240,7 +240,7 @@ def test_the_interpreter_leaves_while_a_thread_hangs() -> None:
     program = (
         "import respipe.loading.prefetch, respipe.backends.pool.ranges\n"
         "respipe.loading.prefetch._JOIN_SECONDS = respipe.backends.pool.ranges.PATIENCE_SECONDS = 0.1\n"
-        "from tests.test_loader_faults import StalledDataset, WorkerLostError, make\n"
+        "from tests.loading.test_loader_faults import StalledDataset, WorkerLostError, make\n"
         "dataset = StalledDataset()\n"
         "dataset.stalls = True\n"
         "try:\n"
@@ -275,7 +275,7 @@ def test_a_file_cut_short_is_an_error(own: Path) -> None:
     program = (
         "import os, sys\n"
         "from respipe.errors import StorageError\n"
-        "from tests.test_loader_faults import load\n"
+        "from tests.loading.test_loader_faults import load\n"
         "with load(sys.argv[1]) as loader:\n"
         "    list(loader)\n"
         "    os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) // 2)\n"

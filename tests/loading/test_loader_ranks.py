@@ -53,7 +53,7 @@ def dataset() -> MemoryDataset:
     return MemoryDataset([(8 + i % 5, 8 + i % 3) for i in range(107)])
 
 
-def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size: int, rank: int, of: int) -> RunPlan:
+def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size: int, of: int) -> RunPlan:
     return RunPlan(
         schedule,
         dataset,
@@ -63,7 +63,6 @@ def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size
         crop=RandomResizedCrop() if training else CenterCrop(),
         flip_probability=0.5,
         repeats=1,
-        rank=rank,
         world_size=of,
     )
 
@@ -72,9 +71,12 @@ def steps_of(schedule: Schedule, dataset: Dataset, *, rank: int, of: int) -> lis
     """What decides how a rank takes part in each step of each epoch; at the end why it went no further, if so."""
     epochs: list[Any] = []
     try:
-        plan = plan_for(schedule, dataset, training=True, batch_size=8, rank=rank, of=of)
+        plan = plan_for(schedule, dataset, training=True, batch_size=8, of=of)
         for epoch in range(14):
-            steps = [(batch.number, batch.step, len(batch)) for batch in plan.local_batches(epoch, 0)]
+            steps = [
+                (batch.number, batch.step, len(batch))
+                for batch in plan.local_batches(epoch, 0, rank=rank, world_size=of)
+            ]
             assert len(steps) == plan.num_steps(epoch)
             epochs.append(steps)
     except ValueError as error:
@@ -103,12 +105,9 @@ def test_all_ranks_take_the_same_steps(schedule: Schedule, world_size: int, data
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_all_ranks_take_the_same_steps_of_an_evaluation(num_samples: int, batch_size: int, world_size: int) -> None:
     dataset = MemoryDataset([(8, 8)] * num_samples)
-    plans = [
-        plan_for(Constant(8), dataset, training=False, batch_size=batch_size, rank=rank, of=world_size)
-        for rank in range(world_size)
-    ]
-    batches = [list(plan.local_batches(0, 0)) for plan in plans]
-    assert {len(part) for part in batches} == {plan.num_steps(0) for plan in plans} == {-(-num_samples // batch_size)}
+    plan = plan_for(Constant(8), dataset, training=False, batch_size=batch_size, of=world_size)
+    batches = [list(plan.local_batches(0, 0, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert {len(part) for part in batches} == {plan.num_steps(0)} == {-(-num_samples // batch_size)}
     for parts in zip(*batches, strict=True):
         assert len({part.step for part in parts}) == 1
     seen = [index for part in batches for batch in part for index in batch.indices.tolist()]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from respipe.loading.placement import Placement, check_device, mean_and_std
+from respipe.loading.placement import Placement, check_device
+from respipe.normalization import mean_and_std
 
 CPU = torch.device("cpu")
 

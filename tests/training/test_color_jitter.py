@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 import respipe
-from respipe.loading.placement import PRESETS
+from respipe.normalization import PRESETS
 from respipe.training.color_jitter import ColorJitter
 from tests.loaders import make
 from tests.memory_dataset import MemoryDataset

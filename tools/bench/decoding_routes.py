@@ -93,12 +93,10 @@ class StoredLevels:
             crop=RandomResizedCrop(),
             flip_probability=0.5,
             repeats=1,
-            rank=0,
-            world_size=1,
         )
         epoch = 0
         while True:
-            yield from plan.local_batches(epoch, 0)
+            yield from plan.local_batches(epoch, 0, rank=0, world_size=1)
             epoch += 1
 
     def _inputs(self, dataset: Repeated, plan: BatchPlan) -> Inputs:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from respipe.planning.shapes import BatchShape, batch_shapes, warn_past_recompile_limit
+from respipe.loading.shapes import BatchShape, batch_shapes, warn_past_recompile_limit
 from respipe.schedules import Step
 
 
