@@ -8,7 +8,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 # The formats images are accepted in, whatever their file name says. Pillow knows more, some of which run programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+# Names of files with images in class folders, in lower case: those of torchvision's ``ImageFolder``, and more.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".jpe", ".jfif", ".apng", ".gif", ".pbm", ".pnm", ".dib", ".avif", ".jp2", ".j2k", ".jpf", ".jpx"),
+)
 
 # What Pillow raises for files that are not what they should be, depending on the format.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
