@@ -17,7 +17,7 @@ import torch
 import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
-from pipelines.recipe import Recipe, load_recipe
+from respipe.recipe import Recipe, load_recipe
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_accuracy, plot_runs
 

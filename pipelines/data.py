@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 import respipe
-from pipelines.recipe import Data, Jitter, Recipe
+from respipe.recipe import Data, Jitter, Recipe
 from respipe.loading.loader import BatchTransform
 from respipe.storage.dataset import Dataset
 

@@ -27,7 +27,7 @@ from rich.table import Table
 import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
-from pipelines.recipe import Recipe, load_recipe
+from respipe.recipe import Recipe, load_recipe
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_batch, plot_runs, plot_schedule
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import respipe
 from pipelines.precision import autocast
-from pipelines.recipe import Recipe
+from respipe.recipe import Recipe
 from respipe.evaluation import Evaluation, evaluate_calibrated
 from respipe.schedules import Constant
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 import respipe
-from pipelines.recipe import Recipe
+from respipe.recipe import Recipe
 from respipe.model.checkpoints import load_weights
 
 

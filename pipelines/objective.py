@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import respipe
-from pipelines.recipe import Recipe
+from respipe.recipe import Recipe
 from respipe.model.batchnorm import divided_batchnorms
 from respipe.schedules import RSNet, Schedule
 

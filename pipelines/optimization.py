@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import respipe
-from pipelines.recipe import LearningRate, Optimizer, Recipe
+from respipe.recipe import LearningRate, Optimizer, Recipe
 from respipe.schedules import mean_batch_size
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipelines.precision import autocast
-from pipelines.recipe import Precision
+from respipe.recipe import Precision
 from pipelines.warmup import warm_up
 from respipe.loading.loader import Images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.recipe import Precision
+from respipe.recipe import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -59,7 +59,7 @@ from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.objective import build_objective, leaves_parameters_unused
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.passes import GraphedPasses, Passes
-from pipelines.recipe import Mixing, Recipe, load_recipe
+from respipe.recipe import Mixing, Recipe, load_recipe
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.loading.loader import Images
 from respipe.model.building import build_model

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipelines.precision import autocast
-from pipelines.recipe import Precision
+from respipe.recipe import Precision
 from respipe.loading.loader import Images
 
 

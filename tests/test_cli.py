@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,32 +184,35 @@ def test_plan_counts_on_the_samples_of_the_data_that_a_recipe_is_for(
     assert report_of("plan", recipe, "--model", "cifar:resnet8", "--num-samples", "640")["num_samples"] == 640
 
 
-@pytest.mark.parametrize("name", ["mine", "mine.yaml"])
-def test_plan_finds_a_recipe_by_name_from_a_folder_below(
+@pytest.mark.parametrize("name", ["trd_imagenet", "trd_imagenet.yaml"])
+def test_plan_knows_the_recipes_of_the_package_by_name_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    recipe = write_recipe(tmp_path / "pipelines" / "recipes" / "mine.yaml", RECIPE)
-    below = tmp_path / "a" / "b"
-    below.mkdir(parents=True)
-    monkeypatch.chdir(below)
-    assert report_of("plan", name)["source"] == str(recipe)
-
-
-def test_plan_of_an_unknown_recipe_lists_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_recipe(tmp_path / "pipelines" / "recipes" / "mine.yaml", RECIPE)
     monkeypatch.chdir(tmp_path)
+    report = report_of("plan", name, "--model", "cifar:resnet8")
+    assert (report["num_epochs"], report["base_size"]) == (300, 224)
+
+
+def test_plan_draws_with_the_seed_of_the_recipe_unless_the_schedule_has_its_own(tmp_path: Path) -> None:
+    seeded = write_recipe(tmp_path / "seeded.yaml", f"{RECIPE}\nseed: 7")
+    assert "seed=7" in report_of("plan", seeded)["schedule"]
+    own = write_recipe(tmp_path / "own.yaml", f"{RECIPE}\nseed: 7".replace("draw: quota", "draw: quota, seed: 3"))
+    assert "seed=3" in report_of("plan", own)["schedule"]
+
+
+def test_plan_of_an_unknown_recipe_lists_the_known_ones() -> None:
     result = run("plan", "yours")
     assert result.exit_code == 2
-    assert "got 'yours'. There are mine." in error_of(result)
+    assert re.search("one of baseline_cifar10, .*, trd_imagenet; got 'yours'", error_of(result))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("schedule: [1", "not valid YAML"),
-        ("epochs: 3", "mapping with the key 'schedule'"),
-        ("schedule: TRD", "`schedule` must be a mapping; got 'TRD'"),
-        ("schedule: {name: Constant, size: 8}\nepochs: many", "`epochs` must be a whole number from 1; got 'many'"),
+        ("schedule: [1", "must be YAML"),
+        ("epochs: 3", "`schedule`: Field required"),
+        ("schedule: TRD", "`schedule`: Input should be a valid dictionary; got 'TRD'"),
+        ("schedule: {name: Constant, size: 8}\nepochs: many", "`epochs`: Input should be a valid integer"),
         ("schedule: {name: Constant, side: 8}", "`schedule.side` must be a field of Constant"),
         (
             "schedule: {name: Constant, size: 8}\nmodel: {name: nonsense}",

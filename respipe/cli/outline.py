@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from respipe.schedules.parsing import schedule_from_config, schedule_from_expression
 from respipe.schedules.step import Schedule
 
-_RECIPES = Path("pipelines", "recipes")
-_SUFFIXES = (".yaml", ".yml")
 _EPOCHS, _BATCH_SIZE = 90, 256
 _IMAGENET_SAMPLES, _CIFAR_SAMPLES = 1_281_167, 50_000
+
+# What a plan does not depend on, and the usual for the rest: a recipe that is only planned may leave these out.
+_DEFAULTS = {
+    "model": {"name": "resnet50"},
+    "epochs": _EPOCHS,
+    "data": {"batch_size": _BATCH_SIZE},
+    "learning_rate": {"peak": 0.1},
+    "evaluation": {"sizes": [224]},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +26,8 @@ class Outline:
     """A planned run: from the command line where given there, else from the recipe, else defaults.
 
     Args:
-        source: the recipe's path, or the expression.
-        schedule: the schedule.
+        source: name or path of the recipe, or the expression.
+        schedule: schedule of the run.
         num_epochs: length of the run.
         num_samples: samples in the dataset.
         batch_size: global batch size at the schedule's base size.
@@ -42,11 +47,11 @@ class Outline:
 
 
 def read_outline(source: str, *, epochs: int | None, num_samples: int | None, batch_size: int | None) -> Outline:
-    """Read a schedule expression, a recipe by its path, or a recipe by its name in ``pipelines/recipes``.
+    """Read a schedule expression, or a recipe by its path or name.
 
     Args:
-        source: the expression, path or name.
-        epochs, batch_size: these count where given, whatever the recipe says.
+        source: expression, path or name.
+        epochs, batch_size: values that count where given, whatever the recipe says.
         num_samples: samples in the dataset; None for as many as ImageNet has, or CIFAR where the recipe normalises so.
 
     Raises:
@@ -54,71 +59,29 @@ def read_outline(source: str, *, epochs: int | None, num_samples: int | None, ba
         OSError: the recipe cannot be read.
     """
     if "(" in source:
-        epochs, batch_size = epochs or _EPOCHS, batch_size or _BATCH_SIZE
-        schedule = schedule_from_expression(source, num_epochs=epochs)
+        from respipe.schedules.parsing import schedule_from_expression
+
+        epochs = epochs or _EPOCHS
         return Outline(
             source=source,
-            schedule=schedule,
+            schedule=schedule_from_expression(source, num_epochs=epochs),
             num_epochs=epochs,
             num_samples=num_samples or _IMAGENET_SAMPLES,
-            batch_size=batch_size,
+            batch_size=batch_size or _BATCH_SIZE,
         )
-    path = Path(source) if Path(source).is_file() else _named_recipe(source)
-    try:
-        recipe = _read_yaml(path)
-        epochs = epochs or _positive(recipe, "epochs") or _EPOCHS
-        model, data = _mapping(recipe, "model"), _mapping(recipe, "data")
-        like_cifar = str(data.get("normalize", "")).startswith("cifar")
-        return Outline(
-            source=str(path),
-            schedule=schedule_from_config(_mapping(recipe, "schedule"), num_epochs=epochs),
-            num_epochs=epochs,
-            num_samples=num_samples or (_CIFAR_SAMPLES if like_cifar else _IMAGENET_SAMPLES),
-            batch_size=batch_size or _positive(data, "batch_size") or _BATCH_SIZE,
-            model=str(model.get("name", Outline.model)),
-            model_options=_mapping(model, "options"),
-            kernels={name: value for name, value in _mapping(recipe, "adaptation").items() if name != "batchnorm"},
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    from respipe.recipe import load_recipe
 
-
-def _named_recipe(name: str) -> Path:
-    """The recipe of this name in the first ``pipelines/recipes`` from the current directory upwards."""
-    here = Path.cwd()
-    folder = next((top / _RECIPES for top in (here, *here.parents) if (top / _RECIPES).is_dir()), None)
-    if folder is None:
-        raise ValueError(
-            f"`source` must be a recipe's path or a schedule such as 'Constant(224)'; got {name!r}, which is no file, "
-            f"and there is no {_RECIPES} here or above to find it in."
-        )
-    known = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
-    if name.removesuffix(".yaml") not in known:
-        raise ValueError(f"`source` must name a recipe in {folder}; got {name!r}. There are {', '.join(known)}.")
-    return known[name.removesuffix(".yaml")]
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
-    if not isinstance(recipe, dict) or "schedule" not in recipe:
-        raise ValueError("a recipe must be a mapping with the key 'schedule'; this is none.")
-    return cast(Mapping[str, Any], recipe)
-
-
-def _mapping(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value: object = recipe.get(name) or {}
-    if not isinstance(value, dict):
-        raise ValueError(f"`{name}` must be a mapping; got {value!r}.")
-    return cast(Mapping[str, Any], value)
-
-
-def _positive(recipe: Mapping[str, Any], name: str) -> int | None:
-    value = recipe.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"`{name}` must be a whole number from 1; got {value!r}.")
-    return value
+    given = {"epochs": epochs, "data.batch_size": batch_size}
+    changes = [f"{name}={value}" for name, value in given.items() if value is not None]
+    recipe = load_recipe(source, changes, defaults=_DEFAULTS)
+    like_cifar = (recipe.data.normalize or "").startswith("cifar")
+    return Outline(
+        source=source,
+        schedule=recipe.build_schedule(),
+        num_epochs=recipe.epochs,
+        num_samples=num_samples or (_CIFAR_SAMPLES if like_cifar else _IMAGENET_SAMPLES),
+        batch_size=recipe.data.batch_size,
+        model=recipe.model.name,
+        model_options=recipe.model.options,
+        kernels=recipe.adaptation.model_dump(exclude={"batchnorm"}),
+    )

@@ -14,7 +14,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE_OR_SCHEDULE",
-        help="A recipe (a YAML file, or its name in pipelines/recipes), or a schedule such as 'TRD(224, 112, 0.5)'.",
+        help="A recipe (YAML file, or the name of one of respipe's), or a schedule such as 'TRD(224, 112, 0.5)'.",
     ),
 ]
 Epochs = Annotated[

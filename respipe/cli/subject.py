@@ -74,28 +74,32 @@ def read_subject(
 
     from respipe.loading.placement import check_device
     from respipe.model.checkpoints import load_trained_model
+    from respipe.sampling import CenterCrop, RandomResizedCrop
 
     place = check_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     trained = load_trained_model(checkpoint, model, num_classes=classes)
-    recipe = trained.recipe or {}
-    data, evaluation = recipe.get("data", {}), recipe.get("evaluation", {})
-    known = _timm_config(trained.model)
-    train_size = train_size or _trained_at(recipe) or known.get("train_size")
-    sizes = sizes or tuple(evaluation.get("sizes", ()))
+    recipe, known = trained.recipe, _timm_config(trained.model)
+    train_size = train_size or (recipe.build_schedule().base_size if recipe else known.get("train_size"))
+    sizes = sizes or (recipe.evaluation.sizes if recipe else None)
     if not sizes:
         raise ValueError("`--sizes` must be given where no recipe names them. Pass for example --sizes 96:448:32.")
-    normalize = normalize or ("none" if recipe and data.get("normalize") is None else data.get("normalize"))
+    if normalize is None:
+        images: Normalize = recipe.data.normalize if recipe else known.get("normalize", "imagenet")
+    else:
+        images = normalize if normalize != "none" else None
+    name = model or (recipe.model.name if recipe else None)
+    assert name is not None, "a checkpoint without a recipe is loaded by the name of its model"
     return Subject(
         model=_fitted(trained.model, sizes, train_size).to(place),
-        name=model or recipe["model"]["name"],
+        name=name,
         sizes=sizes,
         train_size=train_size,
-        normalize=(normalize if normalize != "none" else None) if normalize else known.get("normalize", "imagenet"),
-        crop=_crop({"name": crop} if crop else evaluation.get("crop"), "CenterCrop"),
-        train_crop=_crop(data.get("crop"), "RandomResizedCrop"),
-        flip_probability=data.get("flip_probability", 0.5),
-        calibration_batch=data.get("batch_size", _CALIBRATION_BATCH),
-        autocast=_autocast(precision if precision != "auto" else recipe.get("precision", "auto"), place),
+        normalize=images,
+        crop=_crop(crop) if crop else recipe.evaluation.crop.build() if recipe else CenterCrop(),
+        train_crop=recipe.data.crop.build() if recipe else RandomResizedCrop(),
+        flip_probability=recipe.data.flip_probability if recipe else 0.5,
+        calibration_batch=recipe.data.batch_size if recipe else _CALIBRATION_BATCH,
+        autocast=_autocast(recipe.precision if recipe and precision == "auto" else precision, place),
     )
 
 
@@ -111,12 +115,6 @@ def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
     ratio = subject.crop.ratio if isinstance(subject.crop, CenterCrop) else 1.0
     stride = total_stride(subject.model, subject.train_size) or 32
     return suggest_test_size(subject.train_size, area=crop.scale, crop_ratio=ratio, stride=stride)
-
-
-def _trained_at(recipe: Mapping[str, Any]) -> int | None:
-    from respipe.schedules.parsing import schedule_from_config
-
-    return schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"]).base_size if recipe else None
 
 
 def _timm_config(model: nn.Module) -> dict[str, Any]:
@@ -149,18 +147,17 @@ def _fitted(model: nn.Module, sizes: tuple[int, ...], train_size: int | None) ->
     return model
 
 
-def _crop(config: Mapping[str, Any] | None, default: str) -> Crop:
-    import respipe.sampling
+def _crop(name: str) -> Crop:
+    from pydantic import ValidationError
 
-    fields = dict(config or {"name": default})
-    name = str(fields.pop("name"))
-    crops = [known for known in respipe.sampling.__all__ if known.endswith(("Crop", "Image")) and known != "Crop"]
-    if name not in crops:
-        raise ValueError(f"`--crop` must be one of {', '.join(crops)}; got {name!r}.")
+    from respipe.recipe import CROPS, CropChoice
+
+    if name not in CROPS:
+        raise ValueError(f"`--crop` must be one of {', '.join(CROPS)}; got {name!r}.")
     try:
-        return getattr(respipe.sampling, name)(**fields)
-    except TypeError as error:
-        raise ValueError(f"`--crop` must be a crop that needs no fields, such as WholeImage; {error}.") from error
+        return CropChoice.model_validate({"name": name}).build()
+    except ValidationError as error:
+        raise ValueError(f"`--crop` must be a crop without fields, such as WholeImage; {name} needs some.") from error
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:

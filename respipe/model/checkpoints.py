@@ -1,4 +1,4 @@
-"""Trained models from files: of ``pipelines.train``, of torchvision, of timm, or of anyone's own training."""
+"""Trained models from files: of ``respipe train``, of torchvision, of timm, or of anyone's own training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from respipe.model.adapter import adapt
 from respipe.model.building import build_model
-from respipe.schedules.parsing import schedule_from_config
+from respipe.recipe import Recipe
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -32,11 +32,11 @@ class TrainedModel:
 
     Args:
         model: in evaluation mode.
-        recipe: what ``pipelines.train`` trained it with, as in its YAML file; None for any other checkpoint.
+        recipe: recipe of its run by ``respipe train``; None for any other checkpoint.
     """
 
     model: nn.Module
-    recipe: Mapping[str, Any] | None
+    recipe: Recipe | None
 
 
 def load_trained_model(
@@ -62,15 +62,15 @@ def load_trained_model(
     """
     content = _read(Path(path))
     weights = _weights_in(content, path)
-    recipe = content.get("recipe")
-    recipe = cast(Mapping[str, Any], recipe) if isinstance(recipe, Mapping) and "model" in recipe else None
+    written = content.get("recipe")
+    recipe = Recipe.model_validate(written) if isinstance(written, Mapping) and "model" in written else None
     if name is None and recipe is None:
         raise ValueError(
             f"`model` must be named for a checkpoint that does not say what it is of; {path} does not. Pass for "
             "example --model resnet50, timm:resnet50d or my_module:make_model."
         )
     if name is None and recipe is not None:
-        name, options = recipe["model"]["name"], {**recipe["model"].get("options", {}), **(options or {})}
+        name, options = recipe.model.name, {**recipe.model.options, **(options or {})}
     assert name is not None
     with torch.device("meta"):
         planned = build_model(name, num_classes=num_classes, options=options)
@@ -142,12 +142,11 @@ def _other_num_classes(weights: Weights, planned: nn.Module) -> int | None:
     return lengths.pop() if len(lengths) == 1 and same_rest else None
 
 
-def _adapted(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
+def _adapted(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model with what its training's schedule added to it, such as BatchNorm for each size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training has told
-        schedule = schedule_from_config(recipe["schedule"], num_epochs=recipe["epochs"])
-        return adapt(model, schedule, **recipe.get("adaptation", {}))
+        return adapt(model, recipe.build_schedule(), **recipe.adaptation.model_dump())
 
 
 def _renamed(weights: Weights, expected: Weights) -> Weights:

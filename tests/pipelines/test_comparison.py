@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines import comparison, lowmode, mixsize, rsnet, train, trd
-from pipelines.recipe import load_recipe
+from respipe.recipe import load_recipe
 from respipe.schedules import Constant, LowMode, RSNet
 
 FIXED = "schedule={name: Constant, size: 32}"

@@ -9,7 +9,7 @@ import torchvision
 from pipelines import train
 from pipelines.data import build_batch_transform
 from pipelines.finetune import start_from
-from pipelines.recipe import Jitter, load_recipe
+from respipe.recipe import Jitter, load_recipe
 from respipe.sampling import CenterCrop, ShiftedCenterCrop
 from respipe.schedules import Constant
 from respipe.training.color_jitter import ColorJitter

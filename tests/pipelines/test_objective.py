@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 import respipe
 from pipelines.objective import build_objective, leaves_parameters_unused
-from pipelines.recipe import Recipe, load_recipe
 from respipe.model.resnet_cifar import ResNetCifar
+from respipe.recipe import Recipe, load_recipe
 from respipe.schedules import LowMode, MixSize, RSNet, Schedule
 
 LABELS = torch.tensor([0, 2, 1, 2])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
-from pipelines.recipe import LearningRate, Optimizer, Recipe, load_recipe
+from respipe.recipe import LearningRate, Optimizer, Recipe, load_recipe
 
 
 def rate(recipe: LearningRate, epoch: int, step: int, *, num_steps: int = 10, num_epochs: int = 20) -> float:

@@ -1,11 +1,16 @@
-"""What a training run is made of: a YAML file, checked field by field before anything else happens."""
+"""What a training run consists of: a YAML file, checked field by field before anything else happens.
+
+The one reader of recipes, for the trainer, ``respipe plan``, ``respipe evaluate`` and checkpoints. Those that come with
+respipe lie in ``respipe/recipes`` and are known by their names.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -174,7 +179,7 @@ class Optimizer(Section):
 
 
 class LearningRate(Section):
-    """The learning rate at every step; see :func:`pipelines.optimization.learning_rate`.
+    """The learning rate at every step; see :func:`respipe.train.learning_rate`.
 
     Args:
         peak: after the warm-up.
@@ -241,7 +246,7 @@ class Runtime(Section):
         num_threads: decoding threads per process; default: the cores it may use.
         num_prefetch: batches of the largest size decoded ahead, or as many smaller ones as take the same memory.
         cuda_graphs: launch the passes of a step as a whole, which small networks need on one GPU; see
-            :class:`pipelines.passes.GraphedPasses`. Not with ``recompute``.
+            :class:`respipe.training.passes.GraphedPasses`. Not with ``recompute``.
         recompute: where a step shows several sizes, hold the activations of one at a time, for a second forward pass.
         checkpoint_steps: also save every so many steps within an epoch; null saves after each epoch only.
         tensorboard: write TensorBoard logs too.
@@ -303,43 +308,57 @@ class Recipe(Section):
         return self
 
     def build_schedule(self) -> Schedule:
-        """Make the schedule. A schedule that knows the length of its run is told ``epochs``.
+        """Make the schedule. It gets the recipe's ``epochs`` and ``seed`` where it takes such and does not say its own.
 
         Raises:
             ValueError: a field is unknown or out of range.
         """
         config = dict(self.schedule)
         make = SCHEDULES.get(config.get("name", ""))
-        if make is not None and "num_epochs" in inspect.signature(make).parameters:
-            config.setdefault("num_epochs", self.epochs)
-        return schedule_from_config(config)
+        if make is not None and "seed" in inspect.signature(make).parameters:
+            config.setdefault("seed", self.seed)
+        return schedule_from_config(config, num_epochs=self.epochs)
 
 
-def load_recipe(path: str, overrides: Sequence[str] = (), *, finetune: bool = False) -> Recipe:
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with respipe."""
+    return sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    finetune: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: a YAML file, or the name of one in ``pipelines/recipes``.
+        path: YAML file, or the name of one that comes with respipe.
         overrides: ``key=value`` with a dotted key and a YAML value, such as ``data.batch_size=128``.
-        finetune: read it for tuning: with what its ``finetune`` says in place of its own fields. ``overrides`` change
-            the result.
+        finetune: True reads it for tuning: with what its ``finetune`` says in place of its own fields. ``overrides``
+            change the result.
+        defaults: parts that the file may leave out.
 
     Raises:
         ValueError: the file or an override is not a recipe; the message names each wrong field.
+        OSError: the file cannot be read.
     """
-    file = Path(path)
-    if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
-        file = RECIPES / f"{path}.yaml"
+    file = Path(path) if Path(path).is_file() else RECIPES / f"{path.removesuffix('.yaml')}.yaml"
     if not file.is_file():
-        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ValueError(f"`RECIPE` must be a YAML file or one of {names}; got {path!r}.")
+        raise ValueError(f"`RECIPE` must be a YAML file or one of {', '.join(recipe_names())}; got {path!r}.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"`RECIPE` must hold a mapping; {file} holds {type(content).__name__}.")
+        content = {**defaults, **cast(dict[str, Any], content)}
         if finetune:
             if content.get("finetune") is None:
-                raise ValueError(f"`RECIPE` must have a `finetune` part for a run with --init; {file} has none.")
+                raise ValueError(
+                    f"`RECIPE` must have a `finetune` part for a run with --init; {file} has none. Add one, as "
+                    "fixres_imagenet has."
+                )
             content = _for_finetuning(content)
         for override in overrides:
             content = _override(content, override)
@@ -350,7 +369,7 @@ def load_recipe(path: str, overrides: Sequence[str] = (), *, finetune: bool = Fa
     except yaml.YAMLError as error:
         raise ValueError(f"`RECIPE` must be YAML; {file}: {error}") from error
     except ValidationError as error:
-        raise ValueError(f"{file} is not a valid recipe:\n{_explain(error)}") from error
+        raise ValueError(f"{file} is not a valid recipe:\n{explain(error)}") from error
 
 
 def _for_finetuning(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,10 +396,12 @@ def _override(content: Mapping[str, Any], override: str) -> dict[str, Any]:
 def _replaced(content: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
     first, *rest = keys
     inner = content.get(first)
-    return {**content, first: _replaced(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+    own = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
+    return {**content, first: _replaced(own, rest, value) if rest else value}
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """A line for each wrong field: its name, the rule and the value."""
     lines = list[str]()
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
