@@ -17,9 +17,9 @@ import torch
 import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
-from respipe.recipe import Recipe, load_recipe
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_accuracy, plot_runs
+from respipe.recipe import Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 

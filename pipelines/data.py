@@ -8,8 +8,8 @@ import torch
 from torchvision.transforms import v2
 
 import respipe
-from respipe.recipe import Data, Jitter, Recipe
 from respipe.loading.loader import BatchTransform
+from respipe.recipe import Data, Jitter, Recipe
 from respipe.storage.dataset import Dataset
 
 

@@ -27,9 +27,9 @@ from rich.table import Table
 import respipe
 from pipelines import report, train
 from pipelines.metrics import label_of
-from respipe.recipe import Recipe, load_recipe
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_batch, plot_runs, plot_schedule
+from respipe.recipe import Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import respipe
 from pipelines.precision import autocast
-from respipe.recipe import Recipe
 from respipe.evaluation import Evaluation, evaluate_calibrated
+from respipe.recipe import Recipe
 from respipe.schedules import Constant
 
 Accuracies = dict[str, dict[str, float]]

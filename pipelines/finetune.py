@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 
 import respipe
-from respipe.recipe import Recipe
 from respipe.model.checkpoints import load_weights
+from respipe.recipe import Recipe
 
 
 def start_from(model: nn.Module, path: Path, recipe: Recipe) -> None:

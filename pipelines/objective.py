@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import respipe
-from respipe.recipe import Recipe
 from respipe.model.batchnorm import divided_batchnorms
+from respipe.recipe import Recipe
 from respipe.schedules import RSNet, Schedule
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pipelines.precision import autocast
-from respipe.recipe import Precision
 from pipelines.warmup import warm_up
 from respipe.loading.loader import Images
+from respipe.recipe import Precision
 
 logger = logging.getLogger(__name__)
 

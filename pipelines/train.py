@@ -59,10 +59,10 @@ from pipelines.metrics import EpochMeter, RunLog, label_of
 from pipelines.objective import build_objective, leaves_parameters_unused
 from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.passes import GraphedPasses, Passes
-from respipe.recipe import Mixing, Recipe, load_recipe
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.loading.loader import Images
 from respipe.model.building import build_model
+from respipe.recipe import Mixing, Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 

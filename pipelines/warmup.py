@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from pipelines.precision import autocast
-from respipe.recipe import Precision
 from respipe.loading.loader import Images
+from respipe.recipe import Precision
 
 
 def warm_up(objective: nn.Module, images: Images, labels: torch.Tensor, precision: Precision) -> None:
