@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from respipe import augment as augment
     from respipe import cost as cost
     from respipe import schedules as schedules
     from respipe import testing as testing
@@ -44,6 +45,7 @@ _HOMES = {
     "Loader": "respipe.loading.loader",
     "MRED": "respipe.training.distillation",
     "adapt": "respipe.model.adapter",
+    "augment": "respipe.augment",
     "average_duplicates": "respipe.training.duplicates",
     "calibrate_batchnorm": "respipe.model.calibration",
     "convert": "respipe.conversion",
@@ -67,6 +69,7 @@ __all__ = [
     "Loader",
     "__version__",
     "adapt",
+    "augment",
     "average_duplicates",
     "calibrate_batchnorm",
     "convert",

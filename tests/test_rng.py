@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 
-from respipe.rng import Stream, check_seed, draws, raw_draws
+from respipe.rng import Stream, beta, check_seed, draws, raw_draws, scattered_draws
 
 
 def test_row_is_the_generator_at_the_rows_own_counter() -> None:
@@ -58,3 +59,21 @@ def test_seed_must_fit_into_64_bits(seed: int) -> None:
 def test_seed_must_be_an_integer() -> None:
     with pytest.raises(TypeError, match=r"`seed` must be an integer; got 1\.5"):
         check_seed(1.5)
+
+
+def test_scattered_draws_are_those_of_consecutive_rows() -> None:
+    rows, duplicates = np.array([9, 0, 9, 2**31]), np.array([0, 3, 1, 0])
+    found = scattered_draws(
+        2**64 - 5, Stream.AUGMENTATION, epoch=7, rows=rows, duplicates=duplicates, word=2, num_words=3
+    )
+    for i, (row, duplicate) in enumerate(zip(rows.tolist(), duplicates.tolist(), strict=True)):
+        one = partial(draws, 2**64 - 5, Stream.AUGMENTATION, epoch=7, count=1, start=row, duplicate=duplicate)
+        assert np.array_equal(found[i], np.concatenate([one(word=word)[0] for word in (2, 3, 4)]))
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.05, 0.05), (0.2, 0.2), (1, 1), (1, 2), (4, 1.5), (100, 100)])
+def test_numbers_of_the_beta_distribution(a: float, b: float) -> None:
+    values = beta((np.arange(100_000) + 0.5) / 100_000, a, b)
+    assert (np.diff(values) >= 0).all() and 0 <= values[0] <= values[-1] <= 1
+    assert values.mean() == pytest.approx(a / (a + b), rel=1e-3)
+    assert values.var() == pytest.approx(a * b / ((a + b) ** 2 * (a + b + 1)), rel=2e-3)
