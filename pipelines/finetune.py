@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 import respipe
-from respipe.model.checkpoints import load_weights
+from respipe.model.loading import load_weights
 from respipe.recipe import Recipe
 
 
@@ -16,7 +16,7 @@ def start_from(model: nn.Module, path: Path, recipe: Recipe) -> None:
 
     Args:
         model: as built, not wrapped.
-        path: of the weights; see :func:`respipe.model.checkpoints.load_trained_model`.
+        path: of the weights; see :func:`respipe.model.loading.load_trained_model`.
         recipe: with a ``finetune`` part.
 
     Raises:

@@ -61,7 +61,7 @@ from pipelines.optimization import batch_scale, build_optimizer, learning_rate
 from pipelines.passes import GraphedPasses, Passes
 from respipe.errors import NoEffectWarning, RespipeError
 from respipe.loading.loader import Images
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from respipe.recipe import Mixing, Recipe, load_recipe
 
 logger = logging.getLogger(__name__)

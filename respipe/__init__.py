@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from respipe.conversion import verify as verify
     from respipe.evaluation import evaluate as evaluate
     from respipe.loading.loader import Loader as Loader
-    from respipe.model.adapter import adapt as adapt
+    from respipe.model.adapt import adapt as adapt
+    from respipe.model.adapt import extract as extract
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
-    from respipe.model.extraction import extract as extract
     from respipe.model.finetune import prepare_finetune as prepare_finetune
     from respipe.storage.open import open_dataset as open_dataset
     from respipe.training.all_sizes import AllSizes as AllSizes
@@ -44,14 +44,14 @@ _HOMES = {
     "GradientSmoothing": "respipe.training.gradients",
     "Loader": "respipe.loading.loader",
     "MRED": "respipe.training.distillation",
-    "adapt": "respipe.model.adapter",
+    "adapt": "respipe.model.adapt",
     "augment": "respipe.augment",
     "average_duplicates": "respipe.training.duplicates",
     "calibrate_batchnorm": "respipe.model.calibration",
     "convert": "respipe.conversion",
     "cost": "respipe.cost",
     "evaluate": "respipe.evaluation",
-    "extract": "respipe.model.extraction",
+    "extract": "respipe.model.adapt",
     "flip_each_size": "respipe.training.flips",
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",

@@ -10,7 +10,7 @@ from torch import nn
 
 import respipe
 from respipe.cli.arguments import parse_sizes
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from respipe.sampling import WholeImage
 from tests.test_cli import error_of, report_of, run
 

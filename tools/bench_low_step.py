@@ -19,7 +19,7 @@ import yaml
 from torch.nn import functional as F
 
 import respipe
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from respipe.schedules import LowMode
 
 

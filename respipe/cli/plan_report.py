@@ -90,8 +90,8 @@ def _counted(outline: Outline) -> Macs:
     import torch
 
     from respipe.cost.macs import counted
-    from respipe.model.adapter import adapt
-    from respipe.model.building import build_model
+    from respipe.model.adapt import adapt
+    from respipe.model.loading import build_model
 
     with torch.device("meta"):
         model = build_model(outline.model, options=outline.model_options)

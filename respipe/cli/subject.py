@@ -73,7 +73,7 @@ def read_subject(
     import torch
 
     from respipe.loading.placement import check_device
-    from respipe.model.checkpoints import load_trained_model
+    from respipe.model.loading import load_trained_model
     from respipe.sampling import CenterCrop, RandomResizedCrop
 
     place = check_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -106,7 +106,7 @@ def read_subject(
 def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
     """The test size that its training crops suggest; None where these keep the size of objects, or are unknown."""
     from respipe.cost import suggest_test_size
-    from respipe.model.adapter import total_stride
+    from respipe.model.adapt import total_stride
     from respipe.sampling import CenterCrop, RandomResizedCrop
 
     crop = subject.train_crop
@@ -132,8 +132,7 @@ def _timm_config(model: nn.Module) -> dict[str, Any]:
 def _fitted(model: nn.Module, sizes: tuple[int, ...], train_size: int | None) -> nn.Module:
     """The model with pooling that takes every size, once it is known that it does."""
     from respipe.errors import NoEffectWarning
-    from respipe.model.adapter import adapt
-    from respipe.model.pooling import make_pooling_adaptive
+    from respipe.model.adapt import adapt, make_pooling_adaptive
     from respipe.schedules.rsnet import RSNet
 
     if train_size is not None:

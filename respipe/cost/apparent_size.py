@@ -99,7 +99,7 @@ def suggest_test_size(
 
     Args:
         train_size, area, crop_ratio: as for :func:`apparent_size_ratio`.
-        stride: total stride of the model in pixels (:func:`respipe.model.adapter.total_stride`). Accuracy drops right
+        stride: total stride of the model in pixels (:func:`respipe.model.adapt.total_stride`). Accuracy drops right
             after each of its multiples, where maps grow by a row that shows little.
 
     Raises:

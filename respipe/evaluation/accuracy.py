@@ -17,8 +17,7 @@ from respipe.checks import check_int
 from respipe.cost.macs import counted
 from respipe.evaluation.passes import Pass, plan_passes
 from respipe.loading.loader import Loader
-from respipe.model.modes import device_of, evaluation_mode
-from respipe.model.wrappers import unwrapped
+from respipe.model.network import device_of, evaluation_mode, unwrapped
 from respipe.normalization import Normalize
 from respipe.planning.crops import CenterCrop, Crop
 from respipe.schedules.rsnet import RSNet

@@ -20,8 +20,7 @@ from torch import nn
 from respipe.checks import check_int
 from respipe.loading.loader import Loader
 from respipe.model.finetune import classifier_layers
-from respipe.model.modes import device_of, evaluation_mode
-from respipe.model.wrappers import unwrapped
+from respipe.model.network import device_of, evaluation_mode, unwrapped
 from respipe.normalization import Normalize
 from respipe.planning.crops import CenterCrop, Crop
 from respipe.schedules.constant import Constant

@@ -12,10 +12,9 @@ from torch import nn
 
 from respipe.evaluation.accuracy import Evaluation, evaluate
 from respipe.loading.loader import Loader
+from respipe.model.adapt import extract
 from respipe.model.calibration import calibrate_batchnorm
-from respipe.model.extraction import extract
-from respipe.model.modes import device_of
-from respipe.model.wrappers import unwrapped
+from respipe.model.network import device_of, unwrapped
 
 
 def evaluate_calibrated(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from respipe.model.batchnorm_sets import BatchNorm, BatchNormSet, BatchNormSets
-from respipe.model.side import Calls, side_of
+from respipe.model import _routing
+from respipe.model._routing import Route, Routed
 
-_CHILD, _HOOKS = "per_size", "batchnorm_hooks"
-"""Names of what is added to every BatchNorm and to the model."""
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+Tensors = dict[str, torch.Tensor | None]
+
+_CHILD = "per_size"
+"""Name of what is added to every BatchNorm."""
 
 
 def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: bool = False) -> tuple[str, ...]:
@@ -26,10 +29,12 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
     :func:`respipe.calibrate_batchnorm` measures those of the sizes that its batches have.
 
     Parameters stay shared and keep their names. The present statistics stay too: layers that are called by themselves
-    instead of through ``model`` use them, and :func:`make_batchnorm_shared` returns to them. The new ones are buffers
-    such as ``layer1.0.bn1.per_size.160.running_mean``. Call it before wrapping the model (compilation,
-    ``DistributedDataParallel``); only one thread at a time may run the model. Parts of it may be checkpointed
-    (``torch.utils.checkpoint``): run again in the backward pass, they get what they had in the call before.
+    instead of through ``model`` use them, with a warning, and :func:`make_batchnorm_shared` returns to them. The new
+    ones are buffers such as ``layer1.0.bn1.per_size.160.running_mean``. Call it before wrapping the model
+    (compilation, ``DistributedDataParallel``); only one thread at a time may run the model. Parts of it may be
+    checkpointed (``torch.utils.checkpoint``): run again in the backward pass, they get what they had in the call
+    before. A BatchNorm that is replaced afterwards keeps its sets if ``convert_sync_batchnorm`` did it; else the next
+    call of the model raises and names it.
 
     With ``affine`` weights and biases are private to each size as well: the BatchNorm of RS-Nets (arXiv 2007.09558).
     What the model has now then belongs to the largest size, and each other one begins as a copy of it, with names such
@@ -37,10 +42,14 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
     theirs, variances included, and sides beyond get those of the nearest size. Where a step has one size only, the
     parameters of the others get no gradient: ``DistributedDataParallel`` must be told ``find_unused_parameters=True``.
 
+    Where the model pools kernels at some sizes (:func:`respipe.model.lowmode.make_kernels_pooled`), what was measured
+    there is for these alone: other sides, at which kernels are full, get what lies between or nearest to them among the
+    sizes with full kernels.
+
     Checkpoints of the model as it was can be loaded: each size that they have no tensors for takes the plain ones.
 
     Args:
-        model: takes (N, C, H, W) images.
+        model: network that takes (N, C, H, W) images.
         sizes: sides in pixels.
         affine: private weights and biases beside private statistics.
 
@@ -56,24 +65,20 @@ def make_batchnorm_per_size(model: nn.Module, sizes: Sequence[int], *, affine: b
     tracking = tracking_batchnorms(model)
     norms = {name: norm for name, norm in _batchnorms(model).items() if name in tracking or (affine and norm.affine)}
     for name, norm in norms.items():
-        if _per_size(norm) is not None:
+        if isinstance(norm, PerSizeBatchNorm):
             raise ValueError(
                 f"`model` must have one set of statistics in each BatchNorm; layer {name!r} has several. Undo them "
                 "with `make_batchnorm_shared` first."
             )
-    own_size, calls = sizes[-1] if affine else None, Calls()
+    if not norms:
+        return ()
+    routing = _routing.routing_of(model)
+    own_size = sizes[-1] if affine else None
     for norm in norms.values():
         sets = {size: BatchNormSet(norm, affine=affine) for size in sizes if size != own_size}
-        per_size = BatchNormSets(sets, own_size, calls)
-        norm.add_module(_CHILD, per_size)
-        _watch(norm, per_size)
-    if norms:
-        hooks = (
-            model.register_load_state_dict_pre_hook(_complete_state),
-            model.register_forward_pre_hook(partial(_lend, calls), with_kwargs=True),
-            model.register_forward_hook(partial(_take_back, calls), always_call=True),
-        )
-        setattr(model, _HOOKS, hooks)
+        norm.add_module(_CHILD, BatchNormSets(sets, own_size))
+        _adopt(norm, routing.route)
+    routing.learn(model)
     return tuple(norms)
 
 
@@ -81,7 +86,7 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
     """Undo :func:`make_batchnorm_per_size`, in place.
 
     Args:
-        model: that it was called with.
+        model: network that it was called with.
         size: side in pixels whose tensors every layer is to keep; default: the model's own, which are those from before
             or, with private weights, those of the largest size.
 
@@ -91,34 +96,174 @@ def make_batchnorm_shared(model: nn.Module, size: int | None = None) -> tuple[st
     Raises:
         ValueError: there are no statistics of that size, or ``model`` is not the one.
     """
+    _routing.check_is_root(model, "make_batchnorm_per_size")
     found = divided_batchnorms(model)
-    hooks = cast(tuple[RemovableHandle, ...], getattr(model, _HOOKS, ()))
-    if bool(found) != bool(hooks):
-        raise ValueError(
-            "`model` must be the one that `make_batchnorm_per_size` was called with; got a part of it, or a model that "
-            "it is part of. Pass the same."
-        )
-    for _, per_size in found.values():
-        if size is not None and size not in per_size.sizes:
+    for norm in found.values():
+        if size is not None and size not in norm.per_size.sizes:
             raise ValueError(
-                f"`size` must be one of {', '.join(map(str, per_size.sizes))} px, which have statistics; got {size}."
+                f"`size` must be one of {', '.join(map(str, norm.per_size.sizes))} px, which have statistics; "
+                f"got {size}."
             )
-    for norm, per_size in found.values():
+    for norm in found.values():
         if size is not None:
-            per_size.keep(norm, size)
-        for hook in per_size.hooks:
-            hook.remove()
-        delattr(norm, _CHILD)
-    for hook in hooks:
-        hook.remove()
-    if hooks:
-        delattr(model, _HOOKS)
+            norm.keep(size)
+        norm.restore()
+    if found:
+        _routing.routing_of(model).learn(model)
     return tuple(found)
 
 
-def divided_batchnorms(model: nn.Module) -> dict[str, tuple[BatchNorm, BatchNormSets]]:
-    """Every BatchNorm of a model that keeps something per size, with what it keeps, by its name."""
-    return {name: (norm, per_size) for name, norm in _batchnorms(model).items() if (per_size := _per_size(norm))}
+class BatchNormSet(nn.Module):
+    """What a BatchNorm computes with at one size: tensors with the names that it has for its own.
+
+    Args:
+        norm: layer whose present running statistics are copied.
+        affine: copy weight and bias too.
+    """
+
+    def __init__(self, norm: BatchNorm, *, affine: bool) -> None:
+        super().__init__()
+        for name, buffer in _buffers(norm).items():
+            self.register_buffer(name, None if buffer is None else buffer.clone())
+        for name, parameter in _parameters(norm).items() if affine else ():
+            copied = None if parameter is None else nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            self.register_parameter(name, copied)
+
+
+class BatchNormSets(nn.ModuleDict):
+    """Every :class:`BatchNormSet` of one BatchNorm, by side in pixels. A child of it, so that state names stay.
+
+    Args:
+        sets: tensors by side in pixels.
+        own_size: the side that the BatchNorm's own tensors are for, of those without a set; None if they are for none.
+            With an own size, other sides than all of these get what lies between their neighbours; without, the nearest
+            set, of two equally near that of the larger side.
+    """
+
+    def __init__(self, sets: Mapping[int, BatchNormSet], own_size: int | None) -> None:
+        super().__init__({str(size): one for size, one in sets.items()})
+        self.own_size = own_size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels, smallest first."""
+        return tuple(sorted({int(size) for size in self} | ({self.own_size} if self.own_size is not None else set())))
+
+
+class PerSizeBatchNorm(Routed):
+    """A BatchNorm of any kind that computes with the tensors for the size of the model's images."""
+
+    per_size: BatchNormSets
+    training: bool
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise (N, C, ...) features."""
+        side, sets = self.side(input), cast(BatchNormSets, _modules(self)[_CHILD])
+        if side is None or side == sets.own_size:
+            return super().forward(input)
+        if self.training and str(side) not in _modules(sets):
+            raise ValueError(
+                f"`images` must have one of the sides {', '.join(map(str, sets.sizes))} px in training, because "
+                f"BatchNorm keeps statistics for these; got {side} px. Name it to `make_batchnorm_per_size` too."
+            )
+        own, (parameters, buffers) = (_parameters(self), _buffers(self)), self.tensors(side)
+        # Both dictionaries at once, since tensor by tensor it would take a millisecond in a deep network. A parameter
+        # cannot be replaced by a tensor that was computed in any other way.
+        self._parameters, self._buffers = cast(Any, parameters), cast(Any, buffers)
+        try:
+            return super().forward(input)
+        finally:
+            self._parameters, self._buffers = cast(Any, own[0]), cast(Any, own[1])
+
+    def holder(self, side: int | None) -> nn.Module:
+        """The module whose tensors are for images of a side in pixels, this one or one of its sets.
+
+        Raises:
+            ValueError: none is, since the side is between two sizes.
+        """
+        sets = self.per_size
+        if side is None or side == sets.own_size:
+            return self
+        if str(side) not in sets and sets.own_size is None:
+            side = self._nearest(side)
+        return sets[str(side)]
+
+    def tensors(self, side: int) -> tuple[Tensors, Tensors]:
+        """Parameters and buffers to compute with for images of a side in pixels.
+
+        Raises:
+            ValueError: the side is none of the sizes, and kernels are pooled at all of these.
+        """
+        sets = cast(BatchNormSets, _modules(self)[_CHILD])
+        one = _modules(sets).get(str(side))
+        if one is not None:
+            return _parameters(one) or _parameters(self), _buffers(one)
+        if side == sets.own_size:
+            return _parameters(self), _buffers(self)
+        if sets.own_size is None:
+            return self.tensors(self._nearest(side))
+        sizes = self._full_sizes(side)
+        side = min(max(side, sizes[0]), sizes[-1])
+        lower, upper = max(size for size in sizes if size <= side), min(size for size in sizes if size >= side)
+        if lower == upper:
+            return self.tensors(lower)
+        weight, above = (side - lower) / (upper - lower), self.tensors(upper)
+        parameters, buffers = (
+            {name: _between(tensor, end[name], weight) for name, tensor in start.items()}
+            for start, end in zip(self.tensors(lower), above, strict=True)
+        )
+        return parameters, buffers
+
+    @torch.no_grad()
+    def keep(self, side: int) -> None:
+        """Write what is for images of a side into the BatchNorm's own tensors."""
+        for own, kept in zip((_parameters(self), _buffers(self)), self.tensors(side), strict=True):
+            for name, tensor in kept.items():
+                if tensor is not None:
+                    cast(torch.Tensor, own[name]).copy_(tensor)
+
+    def restore(self) -> None:
+        """Become the plain layer again, with its own tensors."""
+        delattr(self, _CHILD)
+        super().restore()
+
+    def _nearest(self, side: int) -> int:
+        return min(self._full_sizes(side), key=lambda size: (abs(size - side), -size))
+
+    def _full_sizes(self, side: int) -> tuple[int, ...]:
+        """Sizes whose tensors are for the kernels that the model has at a side which is none of them."""
+        sizes = tuple(size for size in self.per_size.sizes if size not in self.route.pooled)
+        if not sizes:
+            raise ValueError(
+                f"`images` must have one of the sides {', '.join(map(str, self.per_size.sizes))} px, at which kernels "
+                f"are pooled, because BatchNorm keeps statistics for no others; got {side} px."
+            )
+        return sizes
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """Before a state is loaded: sizes without tensors in it take the plain ones."""
+        for size, one in self.per_size.items():
+            own, tensors = f"{prefix}{_CHILD}.{size}.", one.state_dict().keys()
+            if not any(own + tensor in state_dict for tensor in tensors):
+                state_dict |= {own + key: state_dict[prefix + key] for key in tensors if prefix + key in state_dict}
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_of, (self.plain,), self.__getstate__()
+
+
+@functools.cache
+def per_size_class(plain: type[nn.Module]) -> type[PerSizeBatchNorm]:
+    """The class of what a BatchNorm of class ``plain`` becomes."""
+    return type(f"PerSize{plain.__name__}", (PerSizeBatchNorm, plain), {"plain": plain, "__module__": __name__})
+
+
+def divided_batchnorms(model: nn.Module) -> dict[str, PerSizeBatchNorm]:
+    """Every BatchNorm of a model that keeps something per size, by its name."""
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    return {name: module for name, module in modules if isinstance(module, PerSizeBatchNorm)}
 
 
 def tracking_batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
@@ -135,11 +280,34 @@ def statistics_holders(model: nn.Module) -> dict[str, nn.Module]:
     holders = dict[str, nn.Module]()
     for name, norm in tracking_batchnorms(model).items():
         holders[name] = norm
-        per_size = _per_size(norm)
-        if per_size is not None:
+        if isinstance(norm, PerSizeBatchNorm):
             prefix = f"{name}.{_CHILD}" if name else _CHILD
-            holders |= {f"{prefix}.{size}": statistics for size, statistics in per_size.items()}
+            holders |= {f"{prefix}.{size}": statistics for size, statistics in norm.per_size.items()}
     return holders
+
+
+def _adopt(norm: nn.Module, route: Route) -> None:
+    _routing.adopt(norm, per_size_class(type(norm)), route)
+
+
+def _adopt_converted(module: nn.Module, route: Route) -> bool:
+    """Make what ``convert_sync_batchnorm`` made of a layer, which still has its sets, go by the size again."""
+    is_converted = isinstance(_modules(module).get(_CHILD), BatchNormSets) and not isinstance(module, PerSizeBatchNorm)
+    if is_converted and isinstance(module, BatchNorm):
+        _adopt(module, route)
+    return is_converted
+
+
+_routing.ADOPTERS.append(_adopt_converted)
+
+
+def _made_of(plain: type[nn.Module]) -> nn.Module:
+    kind = per_size_class(plain)
+    return kind.__new__(kind)
+
+
+def _between(start: torch.Tensor | None, end: torch.Tensor | None, weight: float) -> torch.Tensor | None:
+    return start if start is None or end is None or not start.is_floating_point() else torch.lerp(start, end, weight)
 
 
 def _batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
@@ -147,61 +315,13 @@ def _batchnorms(model: nn.Module) -> dict[str, BatchNorm]:
     return {name: module for name, module in modules if isinstance(module, BatchNorm)}
 
 
-def _per_size(norm: BatchNorm) -> BatchNormSets | None:
-    child = norm._modules.get(_CHILD)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - asked in every call
-    return child if isinstance(child, BatchNormSets) else None
+def _modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    return module._modules  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - attributes are slow
 
 
-def _complete_state(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Before a state is loaded: sizes without tensors in it take the plain ones."""
-    for name, (_norm, per_size) in divided_batchnorms(model).items():
-        plain = f"{prefix}{name}." if name else prefix
-        for size, one in per_size.items():
-            own = f"{plain}{_CHILD}.{size}."
-            tensors = one.state_dict().keys()
-            if not any(own + tensor in state_dict for tensor in tensors):
-                state_dict |= {own + key: state_dict[plain + key] for key in tensors if plain + key in state_dict}
+def _buffers(module: nn.Module) -> Tensors:
+    return module._buffers  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
-def _lend(calls: Calls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Before the model's forward pass."""
-    side = side_of(args, kwargs)
-    calls.enter(side)
-    for norm in model.modules():
-        if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
-            per_size.lend(norm, side)
-            if not torch.compiler.is_compiling() and not _is_watched(norm, per_size):
-                _watch(norm, per_size)  # it was made of the one that was: nn.SyncBatchNorm.convert_sync_batchnorm
-
-
-def _take_back(calls: Calls, model: nn.Module, *_: object) -> None:
-    """After the model's forward pass, also if it failed."""
-    calls.leave()
-    for norm in model.modules():
-        if isinstance(norm, BatchNorm) and (per_size := _per_size(norm)) is not None:
-            per_size.take_back(norm)
-
-
-def _watch(norm: BatchNorm, per_size: BatchNormSets) -> None:
-    """Let a BatchNorm see when it is run again outside of a call of the model."""
-    per_size.hooks = (
-        norm.register_forward_pre_hook(_lend_again),
-        norm.register_forward_hook(_take_back_again, always_call=True),
-    )
-
-
-def _is_watched(norm: BatchNorm, per_size: BatchNormSets) -> bool:
-    hooks = cast(Mapping[int, object], norm._forward_pre_hooks)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return per_size.hooks[0].id in hooks
-
-
-def _lend_again(norm: nn.Module, _: object) -> None:
-    per_size = _per_size(cast(BatchNorm, norm))
-    if per_size is not None:
-        per_size.lend_again(cast(BatchNorm, norm))
-
-
-def _take_back_again(norm: nn.Module, *_: object) -> None:
-    per_size = _per_size(cast(BatchNorm, norm))
-    if per_size is not None:
-        per_size.take_back_again(cast(BatchNorm, norm))
+def _parameters(module: nn.Module) -> Tensors:
+    return cast(Tensors, module._parameters)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

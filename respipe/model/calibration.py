@@ -14,9 +14,8 @@ import torch.distributed
 from torch import nn
 
 from respipe.errors import NoEffectWarning
-from respipe.model.batchnorm import statistics_holders, tracking_batchnorms
-from respipe.model.batchnorm_sets import BatchNorm
-from respipe.model.wrappers import unwrapped
+from respipe.model.batchnorm import BatchNorm, PerSizeBatchNorm, statistics_holders, tracking_batchnorms
+from respipe.model.network import unwrapped
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance of what enters each BatchNorm, (C,) each, by the name of the module that has them as buffers."""
@@ -135,11 +134,10 @@ def _measuring(network: nn.Module) -> Generator[dict[str, torch.Tensor]]:
     kept = [buffer.clone() for buffer in buffers]
     modes = {module: module.training for module in cast(Iterable[nn.Module], network.modules())}
     momenta = {norm: norm.momentum for norm in norms}
-    sums, names = dict[str, torch.Tensor](), dict[int, str]()
+    sums, names = dict[str, torch.Tensor](), {holder: name for name, holder in holders.items()}
     for name, holder in holders.items():
         mean = cast(torch.Tensor, holder.running_mean)
         sums[name] = mean.new_zeros(2 * len(mean) + 1, dtype=torch.float64)
-        names[id(mean)] = name
     hooks = [norm.register_forward_hook(partial(_add_batch, sums, names)) for norm in norms]
     try:
         network.eval()
@@ -160,10 +158,10 @@ def _measuring(network: nn.Module) -> Generator[dict[str, torch.Tensor]]:
             buffer.copy_(values)
 
 
-def _add_batch(sums: dict[str, torch.Tensor], names: Mapping[int, str], norm: BatchNorm, *_: object) -> None:
-    mean, variance = cast(tuple[torch.Tensor, torch.Tensor], (norm.running_mean, norm.running_var))
-    # By the buffer, because a layer with statistics per size has other ones with every size.
-    sums[names[id(mean)]] += torch.cat([mean, variance, mean.new_ones(1)])
+def _add_batch(sums: dict[str, torch.Tensor], names: Mapping[nn.Module, str], norm: BatchNorm, *_: object) -> None:
+    holder = norm.holder(norm.route.side) if isinstance(norm, PerSizeBatchNorm) else norm
+    mean, variance = cast(tuple[torch.Tensor, torch.Tensor], (holder.running_mean, holder.running_var))
+    sums[names[holder]] += torch.cat([mean, variance, mean.new_ones(1)])
 
 
 def _add_over_ranks(sums: dict[str, torch.Tensor]) -> None:

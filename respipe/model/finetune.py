@@ -12,15 +12,15 @@ from typing import Any, cast
 from torch import nn
 
 from respipe.checks import check_int
-from respipe.model import trace
-from respipe.model.batchnorm_sets import BatchNorm
+from respipe.model import network
+from respipe.model.batchnorm import BatchNorm
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTED = (nn.Linear, nn.Conv2d)
 
-Calls = list[tuple[str, nn.Module, trace.Shape, trace.Shape]]
-"""As :func:`respipe.model.trace.calls` gives them."""
+Calls = list[tuple[str, nn.Module, network.Shape, network.Shape]]
+"""As :func:`respipe.model.network.calls` gives them."""
 
 
 def prepare_finetune(
@@ -152,11 +152,11 @@ def _ending(calls: Calls) -> str:
 
 
 def _calls(model: nn.Module, size: int) -> Calls:
-    """What :func:`respipe.model.trace.calls` says of every module, in the order in which they end."""
-    shadow = trace.without_weights(model)
+    """What :func:`respipe.model.network.calls` says of every module, in the order in which they end."""
+    shadow = network.without_weights(model)
     try:
-        with trace.calls(shadow, nn.Module, dimensions=(2, 3, 4)) as calls:
-            trace.run(shadow, size)
+        with network.calls(shadow, nn.Module, dimensions=(2, 3, 4)) as calls:
+            network.run(shadow, size)
     except (RuntimeError, ValueError, AssertionError) as error:
         cause = " ".join(str(error).split())
         raise ValueError(
@@ -170,13 +170,13 @@ def _is_wide(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
 
 
-def _has_several_pixels(shape: trace.Shape) -> bool:
+def _has_several_pixels(shape: network.Shape) -> bool:
     """Whether a tensor holds more than one vector per image, wherever its channels are."""
-    return shape[0] > trace.NUM_IMAGES or sum(side > 1 for side in shape[1:]) > 1
+    return shape[0] > network.NUM_IMAGES or sum(side > 1 for side in shape[1:]) > 1
 
 
 def _matching_layers(model: nn.Module, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    names = list(trace.named_modules(model))
+    names = list(network.named_modules(model))
     chosen = dict[str, None]()
     for pattern in patterns:
         found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]

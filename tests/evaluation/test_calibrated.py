@@ -7,7 +7,7 @@ import torch
 
 import respipe
 from respipe.evaluation import evaluate, evaluate_calibrated
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from respipe.schedules import Constant
 
 

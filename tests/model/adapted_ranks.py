@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from respipe.model.adapter import adapt
+from respipe.model.adapt import adapt
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import LowMode, RSNet
 from respipe.training.all_sizes import AllSizes

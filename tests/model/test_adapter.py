@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,10 +13,10 @@ import torchvision
 from torch import nn
 
 from respipe.errors import NoEffectWarning
-from respipe.model.adapter import adapt, total_stride
-from respipe.model.pooled_layers import PooledConv2d
+from respipe.model.adapt import adapt, total_stride
+from respipe.model.lowmode import PooledConv2d
 from respipe.model.resnet_cifar import ResNetCifar
-from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule
+from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule, Step
 from tests.model.test_pooling import FixedPoolNet
 
 TORCHVISION = ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "efficientnet_b0"]
@@ -29,20 +31,22 @@ def small(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", TORCHVISION + TIMM)
-def test_models_that_pool_adaptively_are_left_alone_with_a_warning(name: str) -> None:
+def test_models_that_pool_adaptively_are_left_alone_without_a_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     model = small(name)
     before = repr(model)
-    with pytest.warns(NoEffectWarning, match="already takes every size of the schedule, 224, 160 and 96 px"):
+    with caplog.at_level(logging.INFO):
         assert adapt(model, TRD(224, (160, 96), 0.5)) is model
     assert repr(model) == before
+    assert "takes every size of the schedule as it is, 224, 160 and 96 px" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_real_models_run_at_every_size_after_adapting(name: str) -> None:
     model = torchvision.models.get_model(name, num_classes=3).eval()
     schedule = Progressive(64, 128, start_epoch=0, end_epoch=4)
-    with pytest.warns(NoEffectWarning):
-        adapt(model, schedule)
+    adapt(model, schedule)
     for size in schedule.sizes:
         with torch.inference_mode():
             assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
@@ -58,10 +62,41 @@ def test_model_with_fixed_pooling_runs_at_every_size_after_adapting() -> None:
     assert all(model(torch.zeros(1, 3, size, size)).shape == (1, 10) for size in schedule.sizes)
 
 
-def test_adapting_twice_warns_that_nothing_was_left_to_do() -> None:
+def test_pooling_is_replaced_once() -> None:
     model = adapt(FixedPoolNet(), Constant(32))
-    with pytest.warns(NoEffectWarning):
-        adapt(model, Constant(32))
+    before = repr(model)
+    assert repr(adapt(model, Constant(32))) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"batchnorm": "per_size"}, 'batchnorm="per_size"'),
+        ({"kernels": "pooled"}, 'kernels="pooled"'),
+        ({"layers": ["0"]}, "layers"),
+    ],
+)
+def test_what_was_asked_for_and_had_no_effect_is_a_warning(options: dict[str, Any], asked: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.warns(NoEffectWarning, match=f"`{asked}` changed nothing: Sequential"):
+        adapt(model, TRD(32, 16, 0.5), **options)
+
+
+def test_schedule_of_ones_own_says_what_it_needs_of_a_model() -> None:
+    @dataclass(frozen=True)
+    class Halves:
+        base_size: int = 32
+        sizes: tuple[int, ...] = (32, 24, 16)
+        batchnorm: str = "per_size"
+        kernels: str = "pooled"
+
+        def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> list[Step]:
+            return [Step((size,), batch_size) for size in self.sizes]
+
+    model = adapt(ResNetCifar(8, width=4, num_classes=3), Halves())
+    assert (per_size(model), pooled_at(model)) == ({"24", "16"}, {16})
+    model = adapt(ResNetCifar(8, width=4, num_classes=3), Halves(batchnorm="shared", kernels="full"))
+    assert (per_size(model), pooled_at(model)) == (set(), set())
 
 
 def per_size(model: nn.Module) -> set[str]:
@@ -111,8 +146,9 @@ def test_full_size_is_computed_as_before(schedule: Schedule) -> None:
 
 
 def test_network_without_batchnorm_needs_no_change_for_rsnet() -> None:
-    with pytest.warns(NoEffectWarning):
-        adapt(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), RSNet((32, 16)))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    before = repr(model)
+    assert repr(adapt(model, RSNet((32, 16)))) == before
 
 
 @pytest.mark.parametrize("schedule", [RSNet((32, 16)), LowMode(32)])
@@ -132,8 +168,7 @@ def test_transformer_with_fixed_grid_is_refused_with_the_remedy() -> None:
 def test_transformer_with_dynamic_grid_is_accepted() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True)
-    with pytest.warns(NoEffectWarning):
-        adapt(model, TRD(224, 112, 0.5))
+    adapt(model, TRD(224, 112, 0.5))
 
 
 def test_pooling_in_forward_is_refused_naming_the_size() -> None:
@@ -151,9 +186,12 @@ def test_pooling_in_forward_is_refused_naming_the_size() -> None:
         adapt(Functional(), TRD(32, 16, 0.5))
 
 
-def test_size_that_the_stride_does_not_divide_warns_with_multiples_close_by() -> None:
-    with pytest.warns(NoEffectWarning), pytest.warns(UserWarning, match=r"32 px does not divide 112 px.*96 and 128 px"):
+def test_size_that_the_stride_does_not_divide_is_logged_with_multiples_close_by(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
         adapt(small("resnet18"), TRD(224, 112, 0.5))
+    assert re.search(r"32 px does not divide 112 px.*96 and 128 px", caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from respipe.model.resnet_cifar import ResNetCifar
 
 

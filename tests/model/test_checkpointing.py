@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import respipe
+from respipe.model._routing import Route
 from respipe.model.batchnorm import make_batchnorm_per_size
-from respipe.model.side import Calls
 from respipe.schedules import LowMode, RSNet
 from respipe.training.all_sizes import AllSizes
 from respipe.training.distillation import MRED
@@ -160,13 +160,14 @@ def test_layers_called_by_themselves_in_a_backward_pass_are_plain() -> None:
     seen = list[torch.Tensor]()
     doubled = features * 2
     doubled.register_hook(lambda _: seen.append(norm(features)))
-    doubled.sum().backward()
+    with pytest.warns(UserWarning, match="called outside of a call of the model"):
+        doubled.sum().backward()
     assert torch.equal(seen[0], norm(features))
 
 
 def test_memory_of_calls_is_bounded_and_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("respipe.model.side._MOST_CALLS", 5)
-    calls = Calls()
+    monkeypatch.setattr("respipe.model._routing._MOST_CALLS", 5)
+    calls = Route()
     for side in range(100):
         calls.enter(side)
         calls.leave()

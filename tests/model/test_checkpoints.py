@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from respipe.model.adapter import adapt
-from respipe.model.building import build_model
-from respipe.model.checkpoints import load_trained_model, load_weights
+from respipe.model.adapt import adapt
+from respipe.model.loading import build_model, load_trained_model, load_weights
 from respipe.schedules import LowMode
 
 NAME, OPTIONS = "cifar:resnet8", {"width": 4}

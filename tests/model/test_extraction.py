@@ -11,9 +11,9 @@ import torchvision
 from torch import nn
 
 import respipe
+from respipe.model.adapt import extract
 from respipe.model.batchnorm import make_batchnorm_per_size
-from respipe.model.extraction import extract
-from respipe.model.kernels import make_kernels_pooled
+from respipe.model.lowmode import make_kernels_pooled
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import LowMode, RSNet
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 import respipe
-from respipe.model.batchnorm_sets import BatchNorm
+from respipe.model.batchnorm import BatchNorm
 from respipe.model.finetune import default_layers, prepare_finetune
 from respipe.schedules import RSNet
 

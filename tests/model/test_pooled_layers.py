@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from respipe.model.pooled_layers import PooledConv2d, pool_kernel, pooled_side, pooling_matrix
-from respipe.model.side import Calls
+from respipe.model._routing import Route
+from respipe.model.lowmode import PooledConv2d, pool_kernel, pooled_side, pooling_matrix
 
 
 def pooled(weight: torch.Tensor, ratio: float, **options: Any) -> torch.Tensor:
@@ -20,9 +20,10 @@ def pooled(weight: torch.Tensor, ratio: float, **options: Any) -> torch.Tensor:
 def convolution(low: bool, /, *sizes: Any, ratio: float = 2, reduce: Any = "mean", **options: Any) -> nn.Conv2d:
     torch.manual_seed(0)
     conv = nn.Conv2d(*sizes, **options).double()
-    pool_kernel(conv, {16: ratio}, reduce=reduce, calls=Calls())
+    route = Route()
+    route.enter(16 if low else 32)
+    pool_kernel(conv, {16: ratio}, reduce=reduce, route=route)
     assert isinstance(conv, PooledConv2d)
-    conv.enter(16 if low else 32)
     return conv
 
 

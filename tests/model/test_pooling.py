@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from respipe.model.pooling import make_pooling_adaptive
+from respipe.model.adapt import make_pooling_adaptive
 
 
 class FixedPoolNet(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines import fixres, train
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from tests.pipelines.conftest import Arguments
 
 RUN = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import respipe
-from respipe.model.building import build_model
+from respipe.model.loading import build_model
 from tests.pipelines.conftest import Arguments
 from tests.pipelines.test_train import assert_same_run, events
 from tests.torchrun import torchrun

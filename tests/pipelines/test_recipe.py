@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from pipelines.optimization import batch_scale
 from respipe.cost.macs import counted
 from respipe.cost.usage import usage
-from respipe.model.adapter import adapt
-from respipe.model.building import build_model
-from respipe.model.pooled_layers import PooledConv2d
+from respipe.model.adapt import adapt
+from respipe.model.loading import build_model
+from respipe.model.lowmode import PooledConv2d
 from respipe.planning.crops import RandomCrop, WholeImage
 from respipe.recipe import RECIPES, load_recipe
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet

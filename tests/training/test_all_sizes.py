@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from respipe.model.adapter import adapt
+from respipe.model.adapt import adapt
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import RSNet
 from respipe.training.all_sizes import AllSizes

@@ -1,9 +1,9 @@
-"""Runs a model without its weights, to see the shapes it would compute."""
+"""Looking at a network: without its wrappers, without its weights, in evaluation mode; and replacing its parts."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Generator, Iterable
+from collections.abc import Container, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -17,9 +17,45 @@ NUM_IMAGES = 2
 """In the batch that a model is run with."""
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what compiles it or averages its gradients, whose layers bear their own names."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = cast(nn.Module, model.module)
+        elif "_orig_mod" in dict(model.named_children()):  # compiled
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Generator[None]:
+    """Have a model in evaluation mode, then every module in the mode it was in."""
+    modes = {module: module.training for module in cast(Iterable[nn.Module], model.modules())}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the CPU for one that has none."""
+    parameters = cast(Iterable[nn.Parameter], model.parameters())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by its name, shared ones under each of their names."""
     return dict(cast(Iterable[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False)))
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Put modules in the places of others, by name, in place."""
+    for name, module in replacements.items():
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, module)
 
 
 def without_weights(model: nn.Module) -> nn.Module:
