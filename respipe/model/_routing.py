@@ -49,6 +49,8 @@ class Route:
         """Of the images, in pixels; None outside of any call."""
         self.pooled = frozenset[int]()
         """Sides at which the model pools kernels: what was measured there holds there alone."""
+        self.is_lent = False
+        """Whether the layers have been given what they compute with in advance, for a whole compiled call."""
         self._starts = list[int]()  # a number of autograd's, from which on
         self._sides = list[int | None]()  # nodes belong to a call of this side, or to none
         self._has_warned = False
@@ -125,6 +127,12 @@ class Routed(nn.Module):
         side = self.route.side
         return side if side is not None else self.route.side_outside(images)
 
+    def lend(self, side: int) -> None:
+        """Before a compiled call, in whose checkpointed parts nothing may be set: set what the layer computes with."""
+
+    def take_back(self) -> None:
+        """After a compiled call."""
+
     def restore(self) -> None:
         """Become the plain layer again."""
         del self.route
@@ -166,6 +174,22 @@ class Routing:
             for handle in self._handles:
                 handle.remove()
             delattr(model, _ROUTING)
+
+    def enter(self, side: int) -> None:
+        """A call begins."""
+        self.route.enter(side)
+        if torch.compiler.is_compiling():
+            for layer in self._layers:
+                layer.lend(side)
+            self.route.is_lent = True
+
+    def leave(self) -> None:
+        """A call has ended."""
+        self.route.leave()
+        if self.route.is_lent:
+            self.route.is_lent = False
+            for layer in self._layers:
+                layer.take_back()
 
     def check(self, model: nn.Module) -> None:
         """Refuse the call if a layer is no longer in its place, since the model would compute something else unsaid.
@@ -268,12 +292,12 @@ def _enter(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             "size)` returns."
         )
     routing.check(model)
-    routing.route.enter(side_of(args, kwargs))
+    routing.enter(side_of(args, kwargs))
 
 
 def _leave(model: nn.Module, *_: object) -> None:
     """After the model's forward pass, also if it failed."""
-    cast(Routing, getattr(model, _ROUTING)).route.leave()
+    cast(Routing, getattr(model, _ROUTING)).leave()
 
 
 def _routed(model: nn.Module) -> dict[str, Routed]:

@@ -155,25 +155,42 @@ class PerSizeBatchNorm(Routed):
 
     per_size: BatchNormSets
     training: bool
+    _own: tuple[Tensors, Tensors]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise (N, C, ...) features."""
-        side, sets = self.side(input), cast(BatchNormSets, _modules(self)[_CHILD])
-        if side is None or side == sets.own_size:
+        if self.route.is_lent:
             return super().forward(input)
-        if self.training and str(side) not in _modules(sets):
+        side = self.side(input)
+        if side is None or side == cast(BatchNormSets, _modules(self)[_CHILD]).own_size:
+            return super().forward(input)
+        self.lend(side)
+        try:
+            return super().forward(input)
+        finally:
+            self.take_back()
+
+    def lend(self, side: int) -> None:
+        """Set the tensors to compute with for images of a side in pixels.
+
+        Raises:
+            ValueError: the layer is to be trained at a side that is none of the sizes.
+        """
+        sets = cast(BatchNormSets, _modules(self)[_CHILD])
+        if self.training and side != sets.own_size and str(side) not in _modules(sets):
             raise ValueError(
                 f"`images` must have one of the sides {', '.join(map(str, sets.sizes))} px in training, because "
                 f"BatchNorm keeps statistics for these; got {side} px. Name it to `make_batchnorm_per_size` too."
             )
-        own, (parameters, buffers) = (_parameters(self), _buffers(self)), self.tensors(side)
+        tensors, self._own = self.tensors(side), (_parameters(self), _buffers(self))
         # Both dictionaries at once, since tensor by tensor it would take a millisecond in a deep network. A parameter
         # cannot be replaced by a tensor that was computed in any other way.
-        self._parameters, self._buffers = cast(Any, parameters), cast(Any, buffers)
-        try:
-            return super().forward(input)
-        finally:
-            self._parameters, self._buffers = cast(Any, own[0]), cast(Any, own[1])
+        self._parameters, self._buffers = cast(Any, tensors[0]), cast(Any, tensors[1])
+
+    def take_back(self) -> None:
+        """Set the layer's own tensors again."""
+        self._parameters, self._buffers = cast(Any, self._own[0]), cast(Any, self._own[1])
+        del self._own
 
     def holder(self, side: int | None) -> nn.Module:
         """The module whose tensors are for images of a side in pixels, this one or one of its sets.
