@@ -13,6 +13,7 @@ from respipe.conversion.encode import encode
 from respipe.conversion.settings import ConversionSettings
 from respipe.errors import CorruptImageError
 from respipe.storage.dataset import Level
+from respipe.storage.fields import Column
 
 
 def smooth_image(height: int, width: int, *, seed: int) -> Image.Image:
@@ -43,7 +44,7 @@ class MemoryDataset:
 
     path = Path("memory.beton")
     classes: tuple[str, ...] | None = None
-    fingerprint = "memory"
+    kind = fingerprint = "memory"
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class MemoryDataset:
     ) -> None:
         self.tiled = tiled
         self.labels = np.arange(len(shapes), dtype=np.int64) % 3
+        self.fields = {"label": Column(kind="class", values=self.labels)}
         self._checksums = checksums
         self._damaged: set[tuple[int, int]] = set()
         encoded: list[NDArray[np.uint8]] = []
@@ -74,6 +76,7 @@ class MemoryDataset:
                     name=f"image_{fraction}",
                     heights=np.array([height for height, _ in sides], np.int32),
                     widths=np.array([width for _, width in sides], np.int32),
+                    buffers=np.zeros(len(shapes), np.int32),
                     offsets=start + np.cumsum(lengths) - lengths,
                     sizes=lengths,
                     raw=np.zeros(len(shapes), np.bool_),
@@ -81,7 +84,7 @@ class MemoryDataset:
             )
             encoded.extend(images)
         self.levels = tuple(levels)
-        self.memory: NDArray[np.uint8] = np.concatenate(encoded)
+        self.buffers: tuple[NDArray[np.uint8], ...] = (np.concatenate(encoded),)
         self.closed = False
 
     def __len__(self) -> int:
@@ -90,8 +93,7 @@ class MemoryDataset:
     def encoded(self, index: int, level: int = 0) -> NDArray[np.uint8]:
         """See :class:`respipe.storage.dataset.Dataset`."""
         offsets, sizes = self.levels[level].offsets, self.levels[level].sizes
-        assert offsets is not None and sizes is not None
-        return self.memory[offsets[index] : offsets[index] + sizes[index]]
+        return self.buffers[0][offsets[index] : offsets[index] + sizes[index]]
 
     def damage(self, index: int, level: int = 0) -> None:
         """Make a stored image undecodable."""

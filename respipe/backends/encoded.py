@@ -56,7 +56,7 @@ class CropReader:
         self._num_threads = num_threads
         self._pool = DaemonPool(num_threads, "respipe-read")
         self._cut_images: Any = None
-        if dataset.memory is not None:
+        if dataset.buffers:
             from respipe.jpeg.cut import cut_images  # here, since importing respipe must not wait for Numba
 
             self._cut_images = cut_images
@@ -67,10 +67,10 @@ class CropReader:
         Raises:
             CorruptImageError: an image cannot be read, or its restart markers are damaged.
         """
-        if self._dataset.memory is None:
+        if not self._dataset.buffers:
             images = self._pool.map(self._dataset.encoded, plan.indices.tolist(), routed.levels.tolist())
             return EncodedCrops(images=images, boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
-        return self._cut(self._dataset.memory, plan, routed)
+        return self._cut(self._dataset.buffers[0], plan, routed)
 
     def close(self) -> None:
         """End the threads."""

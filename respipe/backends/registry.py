@@ -98,7 +98,7 @@ def make_backend(
 
 
 def _choose(dataset: Dataset, device: torch.device) -> BackendName:
-    is_file = dataset.memory is not None
+    is_file = bool(dataset.buffers)
     has_raw = any(bool(level.raw.any()) for level in dataset.levels)
     dali = _is_installed("dali") and not has_raw
     kind = f"{'a .beton file' if is_file else 'a class folder'}{' of raw pixels' if has_raw else ''}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from respipe.conversion.engine import convert
 from respipe.conversion.inspection import Inspection, LevelSummary, inspect
 from respipe.conversion.report import ConversionReport, LevelReport, SampleNote, TooManyCorruptError
-from respipe.conversion.sources.base import BetonSource, FolderSource, Source
+from respipe.conversion.sources import BetonSource, FolderSource, Source
 from respipe.conversion.verification import DamagedImage, VerificationReport, verify
 
 __all__ = [

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from PIL import features
 import respipe
 from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.journal import Journal
-from respipe.conversion.pages import CHECKSUM, PageBuilder, PageRecord
-from respipe.conversion.pyramid import Pyramid, build_pyramid
+from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
 from respipe.conversion.settings import ConversionSettings, Keep, Subsampling
-from respipe.conversion.sources.base import Source, open_source
+from respipe.conversion.sources import Source, open_source
 from respipe.conversion.workers import check_num_workers, map_samples
-from respipe.conversion.writer import BetonWriter
 from respipe.errors import ConversionError, CorruptImageError, StorageError
+from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
+from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid
+from respipe.storage.beton.writer import BetonWriter
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +103,12 @@ def convert(
 def _check_source(source: Source) -> None:
     if not len(source):
         raise ConversionError("The source must hold at least one image; it is empty.")
-    if source.classes is not None:
-        labels = np.fromiter((source.label(index) for index in range(len(source))), np.int64, len(source))
-        if labels.min() < 0 or labels.max() >= len(source.classes):
+    column = source.fields["label"]
+    if column.classes is not None:
+        labels = np.asarray(column.take(np.arange(len(source))))
+        if labels.min() < 0 or labels.max() >= len(column.classes):
             raise ConversionError(
-                f"The labels of the source must be in 0..{len(source.classes) - 1}, as it names {len(source.classes)} "
+                f"The labels of the source must be in 0..{len(column.classes) - 1}, as it names {len(column.classes)} "
                 f"classes; they are in {labels.min()}..{labels.max()}."
             )
 
@@ -161,11 +163,24 @@ class _Conversion:
             num_resumed = journal.num_done
             if not (num_resumed == len(opened) and not partial.exists() and _holds(self.target, journal.records)):
                 self._check_target()
-                with BetonWriter(partial, source=opened, settings=self.settings) as writer:
+                with BetonWriter(
+                    partial,
+                    num_samples=len(opened),
+                    levels=self.settings.names,
+                    page_size=self.settings.page_size,
+                ) as writer:
                     num_resumed = self._resume(journal, writer, opened)
                     self._convert_rest(journal, writer, opened)
                     _check_corrupt(report(num_resumed), self.allow_corrupt)
-                    writer.finish(journal.records)
+                    indices = np.concatenate([record.indices for record in journal.records])
+                    writer.finish(
+                        journal.records,
+                        names=(opened.name(index) for index in indices.tolist()),
+                        fields={
+                            name: replace(column, values=column.take(indices)) for name, column in opened.fields.items()
+                        },
+                        attributes=_attributes(opened, self.settings),
+                    )
                 partial.replace(self.target)
                 _sync_folder(self.target.parent)
             journal.remove()
@@ -237,21 +252,36 @@ def _check_corrupt(report: ConversionReport, allow_corrupt: int) -> None:
     )
 
 
+def _attributes(source: Source, settings: ConversionSettings) -> dict[str, Any]:
+    """What is recorded about a conversion in the file that it makes."""
+    classes = source.fields["label"].classes
+    return {
+        "writer": f"respipe {respipe.__version__}",
+        "classes": None if classes is None else [printable(name) for name in classes],
+        "settings": settings.to_dict(),
+        "source": _origin(source),
+    }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    return {"kind": source.kind, "num_samples": len(source), "fingerprint": source.fingerprint}
+
+
 def _identity(source: Source, settings: ConversionSettings) -> dict[str, Any]:
     """What must not change between the runs of one conversion."""
     software = {"respipe": respipe.__version__, "pillow": PIL.__version__, "jpeg": features.version("libjpeg_turbo")}
-    origin = {"kind": source.kind, "num_samples": len(source), "fingerprint": source.fingerprint}
-    return {"source": origin, "settings": settings.to_dict(), "software": software}
+    return {"source": _origin(source), "settings": settings.to_dict(), "software": software}
 
 
 def _holds(path: Path, records: Sequence[PageRecord]) -> bool:
     """Whether a file is what the pages of a journal became: the last run was ended just before it could say so."""
     try:
-        stored = BetonDataset(path).checksums
+        levels = BetonDataset(path).levels
     except StorageError:
         return False
     written = np.concatenate([record.images[:, :, CHECKSUM] for record in records]).T
-    return stored is not None and np.array_equal(stored, written)
+    stored = [level.checksums for level in levels if level.checksums is not None]
+    return len(stored) == len(written) and np.array_equal(stored, written)
 
 
 @contextmanager

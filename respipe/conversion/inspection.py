@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from respipe.jpeg.header import JpegError, read_header
 from respipe.jpeg.index import read_index
 from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.dataset import Dataset, Level
+from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 from respipe.storage.open import open_dataset
 
@@ -112,16 +112,16 @@ def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
     levels = tuple(_summary(dataset, number, examined) for number in range(len(dataset.levels)))
     return Inspection(
         path=str(dataset.path),
-        kind="beton" if beton else "folder",
+        kind=dataset.kind,
         writer=attributes.get("writer", "FFCV") if beton else None,
         num_samples=len(dataset),
         classes=dataset.classes,
-        num_labels=len(np.unique(dataset.labels)),
+        num_labels=0 if dataset.labels is None else len(np.unique(dataset.labels, axis=0)),
         levels=levels,
         num_examined=len(examined),
         decoding=_decoding(dataset, attributes),
         num_bytes=dataset.path.stat().st_size if beton else sum(level.num_bytes for level in levels),
-        has_checksums=beton is not None and beton.checksums is not None,
+        has_checksums=dataset.levels[0].checksums is not None,
         settings=attributes.get("settings"),
         source=attributes.get("source"),
         fingerprint=dataset.fingerprint,
@@ -149,12 +149,7 @@ def _decoding(dataset: Dataset, attributes: Mapping[str, Any]) -> str:
 def _summary(dataset: Dataset, number: int, examined: NDArray[np.int64]) -> LevelSummary:
     level = dataset.levels[number]
     intervals = [_tiled_interval(dataset, index, number) for index in examined.tolist()]
-    own = _own_bytes(dataset.levels, number)
-    if level.sizes is not None:
-        sizes = level.sizes
-    else:
-        assert isinstance(dataset, FolderDataset), "only folders have no offsets"
-        sizes = dataset.folder.sizes
+    own = np.asarray(level.offsets != dataset.levels[number - 1].offsets) if number else np.ones(len(dataset), np.bool_)
     return LevelSummary(
         name=level.name,
         median_height=float(np.median(level.heights)),
@@ -162,7 +157,7 @@ def _summary(dataset: Dataset, number: int, examined: NDArray[np.int64]) -> Leve
         smallest_side=int(min(level.heights.min(), level.widths.min())),
         largest_side=int(max(level.heights.max(), level.widths.max())),
         num_images=int(own.sum()),
-        num_bytes=int(sizes[own].sum()),
+        num_bytes=int(level.sizes[own].sum()),
         raw_share=float(level.raw.mean()),
         tiled_share=float(np.count_nonzero(intervals) / len(intervals)),
         restart_intervals=tuple(sorted(set(intervals) - {0})),
@@ -178,11 +173,3 @@ def _tiled_interval(dataset: Dataset, index: int, number: int) -> int:
         return read_header(data).restart_interval if read_index(data) is not None else 0
     except JpegError:
         return 0  # another format, or damaged
-
-
-def _own_bytes(levels: tuple[Level, ...], number: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(N,) bool: images that do not share the bytes of the level before."""
-    before, this = levels[number - 1].offsets if number else None, levels[number].offsets
-    if before is None or this is None:
-        return np.ones(len(levels[number].heights), np.bool_)
-    return np.asarray(before != this)

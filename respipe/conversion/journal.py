@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from respipe.conversion.pages import PageRecord
 from respipe.errors import ConversionError
+from respipe.storage.beton.pages import PageRecord
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -12,47 +11,13 @@ from PIL import Image
 from respipe.conversion.decode import DecodedImage, decode
 from respipe.conversion.encode import encode
 from respipe.conversion.settings import ConversionSettings
+from respipe.storage.beton.pages import Pyramid, StoredImage
 
 # A JPEG that is longer than its pixels plus this carries mostly other things: not worth keeping as it is.
 _METADATA_ALLOWANCE = 64 << 10
 
 # Of Pillow's filters this one keeps most of what an antialiased resize of the original's crop would show.
 _FILTER = Image.Resampling.LANCZOS
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredImage:
-    """One encoded image.
-
-    Args:
-        data: its bytes.
-        height, width: in pixels.
-        checksum: CRC-32 of the bytes.
-        tiled: whether crops can be cut out of the bytes; see :class:`respipe.storage.dataset.Dataset`.
-    """
-
-    data: bytes
-    height: int
-    width: int
-    checksum: int
-    tiled: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pyramid:
-    """An image at each level.
-
-    Args:
-        images: largest first. A level that would not be smaller than the one before is the same object.
-        kept: whether the first level holds the source's own pixels or bytes.
-        traits: what was special about the source, for the report.
-        warnings: what its decoder complained about.
-    """
-
-    images: tuple[StoredImage, ...]
-    kept: bool
-    traits: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from respipe.conversion.pages import SIZE, PageRecord, is_shared
 from respipe.conversion.settings import ConversionSettings
 from respipe.conversion.sources.base import Source
 from respipe.errors import ConversionError
+from respipe.storage.beton.pages import SIZE, PageRecord, is_shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.decode import decode as decode_image
-from respipe.conversion.sources.base import FolderSource
+from respipe.conversion.sources.folder import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
@@ -164,7 +164,7 @@ class _CheckBeton:
 
     @property
     def has_checksums(self) -> bool:
-        return self.dataset.checksums is not None
+        return self.dataset.levels[0].checksums is not None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -173,7 +173,6 @@ class _CheckBeton:
         damaged: list[DamagedImage] = []
         offsets: set[int] = set()
         for number, level in enumerate(self.dataset.levels):
-            assert level.offsets is not None, "a .beton has offsets"
             if level.offsets[index] in offsets:
                 continue  # these bytes were looked at on the level before
             offsets.add(int(level.offsets[index]))

@@ -330,7 +330,8 @@ class Loader:
                 used.backend, self._guard, self._plan.local_batches(epoch, start, rank=rank, world_size=world_size)
             ):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
-                labels = self._placement.labels(torch.from_numpy(self._dataset.labels[plan.indices]))
+                values = self._dataset.fields["label"].take(plan.indices)
+                labels = self._placement.labels(torch.from_numpy(np.asarray(values)))
                 yield plan, images, labels, stream.record_event() if stream is not None else None
 
     def _transformed(self, plan: BatchPlan, images: Images, labels: torch.Tensor) -> tuple[Images, torch.Tensor]:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from respipe.errors import StorageError
 from respipe.printable import printable
 from respipe.storage.beton.string_table import TextTable
+from respipe.storage.fields import Column
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,15 @@ class ClassFolder:
     names: TextTable
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for array in (self.labels, self.sizes):
+            array.flags.writeable = False
+
+    @property
+    def fields(self) -> Mapping[str, Column]:
+        """The label: a class."""
+        return {"label": Column(kind="class", values=self.labels, classes=self.classes)}
 
     @property
     def fingerprint(self) -> str:

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.storage.fields import Column
+
 Bytes = NDArray[np.uint8]
+
+
+class Records(Protocol):
+    """Images with named fields, numbered from 0: the contract that stored datasets share with sources of conversions.
+
+    Attributes:
+        kind: what it is, in a word or a few, for reports: "folder", "beton", "tar of class archives".
+        fields: the fields beside the image, by name, each with one value per sample. ``label`` is what the Loader gives
+            with the images; samples without labels have no such field.
+        fingerprint: short text that changes whenever the samples or their order change.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, Column]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,29 +46,31 @@ class Level:
     Args:
         name: field name in a ``.beton`` ("image", "image_344", ...), or "image" for a folder.
         heights, widths: (N,) int32, size in pixels of the stored (upright) image.
-        offsets, sizes: (N,) int64, place and length in bytes of the stored image within ``Dataset.memory``; None
+        buffers: (N,) int32, number of the buffer in ``Dataset.buffers`` that holds the stored image; None for folders,
             where every sample is a file of its own.
+        offsets, sizes: (N,) int64, place and length in bytes of the stored image within its buffer or file.
         raw: (N,) bool, True where the bytes are H x W x 3 uint8 pixels instead of an encoded image.
+        checksums: (N,) uint32, CRC-32 of the stored bytes, or None where unknown.
     """
 
     name: str
     heights: NDArray[np.int32]
     widths: NDArray[np.int32]
-    offsets: NDArray[np.int64] | None
-    sizes: NDArray[np.int64] | None
+    buffers: NDArray[np.int32] | None
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     raw: NDArray[np.bool_]
+    checksums: NDArray[np.uint32] | None = None
 
 
-class Dataset(Protocol):
-    """Encoded images with labels, read-only and safe to read from several threads.
+class Dataset(Records, Protocol):
+    """Encoded images with named fields, read-only and safe to read from several threads.
 
     Attributes:
         path: the file or folder.
         levels: stored resolutions, largest first; crop boxes count in pixels of ``levels[0]``.
-        labels: (N,) int64.
-        classes: class names in label order, or None where the file does not say.
-        memory: the whole file as one read-only (size,) uint8 memory map, or None for folders.
-        fingerprint: short text that changes whenever the samples or their order change.
+        buffers: whole files as read-only (size,) uint8 memory maps; empty for folders. ``Level.buffers`` says which one
+            holds a sample.
         tiled: whether every stored image is a baseline JPEG with the standard Huffman tables, restart markers, and the
             index of them (:mod:`respipe.jpeg.index`), so that crops can be cut out of the compressed bytes.
     """
@@ -51,17 +80,19 @@ class Dataset(Protocol):
     @property
     def levels(self) -> tuple[Level, ...]: ...
     @property
-    def labels(self) -> NDArray[np.int64]: ...
-    @property
-    def classes(self) -> tuple[str, ...] | None: ...
-    @property
-    def memory(self) -> Bytes | None: ...
-    @property
-    def fingerprint(self) -> str: ...
+    def buffers(self) -> tuple[Bytes, ...]: ...
     @property
     def tiled(self) -> bool: ...
 
-    def __len__(self) -> int: ...
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """Values of the field ``label``: (N,) int64, (N,) float64 or (N, K) float32; None without labels."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in label order, or None where unknown."""
+        ...
 
     def encoded(self, index: int, level: int = 0) -> Bytes:
         """The stored bytes of one image: (n,) uint8, read-only; a view of the file's memory map where there is one.
@@ -82,10 +113,6 @@ class Dataset(Protocol):
         """
         ...
 
-    def name(self, index: int) -> str:
-        """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
-        ...
-
     def revision(self) -> int:
         """A number that changes when the file is written to: what was checked before must be checked again.
 
@@ -95,5 +122,5 @@ class Dataset(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the memory map. Safe to call twice."""
+        """Release the memory maps. Safe to call twice."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from respipe.jpeg.header import is_complete, read_header
 from respipe.printable import printable
 from respipe.storage.class_folder import ClassFolder, scan_class_folder
 from respipe.storage.dataset import Bytes, Level
+from respipe.storage.fields import Column
 from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import UNREADABLE, upright_size
 
@@ -44,9 +46,17 @@ class FolderDataset:
         self._fingerprint = self._folder.fingerprint
         heights, widths = _read_sizes(self._folder)
         raw = np.zeros(len(self._folder.labels), np.bool_)
-        for array in (heights, widths, raw, self._folder.labels):
+        for array in (heights, widths, raw):
             array.flags.writeable = False
-        self._levels = (Level(name="image", heights=heights, widths=widths, offsets=None, sizes=None, raw=raw),)
+        offsets, sizes = np.broadcast_to(np.int64(0), len(raw)), self._folder.sizes
+        self._levels = (
+            Level(name="image", heights=heights, widths=widths, buffers=None, offsets=offsets, sizes=sizes, raw=raw),
+        )
+
+    @property
+    def kind(self) -> str:
+        """A word for reports."""
+        return "folder"
 
     @property
     def path(self) -> Path:
@@ -54,14 +64,14 @@ class FolderDataset:
         return self._folder.root
 
     @property
-    def folder(self) -> ClassFolder:
-        """The files, with their lengths in bytes."""
-        return self._folder
-
-    @property
     def levels(self) -> tuple[Level, ...]:
         """One level: the files as they are, with their upright sizes."""
         return self._levels
+
+    @property
+    def fields(self) -> Mapping[str, Column]:
+        """The label: a class."""
+        return self._folder.fields
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -74,9 +84,9 @@ class FolderDataset:
         return self._folder.classes
 
     @property
-    def memory(self) -> Bytes | None:
+    def buffers(self) -> tuple[Bytes, ...]:
         """None: every sample is a file of its own."""
-        return None
+        return ()
 
     @property
     def fingerprint(self) -> str:

@@ -45,7 +45,7 @@ def _of_encoded(encoded: list[NDArray[np.uint8]], *, tiled: bool = False) -> Mem
     dataset = MemoryDataset(SHAPES, tiled=tiled)
     sizes = np.array([len(data) for data in encoded], np.int64)
     dataset.levels = (dataclasses.replace(dataset.levels[0], offsets=np.cumsum(sizes) - sizes, sizes=sizes),)
-    dataset.memory = np.concatenate(encoded)
+    dataset.buffers = (np.concatenate(encoded),)
     return dataset
 
 

@@ -44,7 +44,7 @@ def test_images_that_cannot_be_cut_are_not_copied() -> None:
     plan = make_plan(dataset, plans.small, sizes=(24,))
     with closing(CropReader(dataset, num_threads=2)) as reader:
         encoded = reader.read(plan, route(dataset.levels, plan))
-    assert all(np.shares_memory(image, dataset.memory) for image in encoded.images)
+    assert all(np.shares_memory(image, dataset.buffers[0]) for image in encoded.images)
 
 
 def test_files_are_read_whole(jpeg_folder: Path) -> None:

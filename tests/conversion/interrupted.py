@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from respipe.conversion.journal import Journal
-from respipe.conversion.writer import BetonWriter
+from respipe.storage.beton.writer import BetonWriter
 from tests.small_pages import convert_small
 
 

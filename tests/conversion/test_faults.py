@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from respipe.conversion import convert, verify
-from respipe.conversion.sources.base import FolderSource
+from respipe.conversion.sources.folder import FolderSource
 from respipe.errors import ConversionError, StorageError, WorkerLostError
 from respipe.storage import BetonDataset
 from tests.small_pages import convert_small

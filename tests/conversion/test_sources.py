@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from respipe.conversion import BetonSource, FolderSource, Source
-from respipe.conversion.sources.base import open_source
+from respipe.conversion.sources import open_source
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage import BetonDataset
 from tests.small_pages import convert_small
@@ -19,7 +19,12 @@ from tests.storage.plain_beton import write_plain_beton
 def test_folder_source_gives_the_files(jpeg_folder: Path) -> None:
     source = FolderSource(jpeg_folder)
     assert isinstance(source, Source)
-    assert (len(source), source.classes, source.name(7), source.label(7)) == (18, ("ant", "bee", "cat"), "bee/1.jpg", 1)
+    assert (len(source), source.fields["label"].classes, source.name(7), source.fields["label"][7]) == (
+        18,
+        ("ant", "bee", "cat"),
+        "bee/1.jpg",
+        1,
+    )
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(7) == source.read(7) == (jpeg_folder / "bee/1.jpg").read_bytes()
     assert copy.fingerprint == source.fingerprint
@@ -30,7 +35,12 @@ def test_beton_source_gives_the_largest_level(jpeg_folder: Path, tmp_path: Path)
     source = BetonSource(tmp_path / "x.beton")
     dataset = BetonDataset(tmp_path / "x.beton")
     assert isinstance(source, Source)
-    assert (len(source), source.classes, source.name(7), source.label(7)) == (18, ("ant", "bee", "cat"), "bee/1.jpg", 1)
+    assert (len(source), source.fields["label"].classes, source.name(7), source.fields["label"][7]) == (
+        18,
+        ("ant", "bee", "cat"),
+        "bee/1.jpg",
+        1,
+    )
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(7) == dataset.encoded(7).tobytes()
 
@@ -45,7 +55,6 @@ def test_raw_pixels_can_be_decoded(tmp_path: Path) -> None:
 def test_damaged_image_of_a_beton_is_quarantined_on_conversion(jpeg_folder: Path, tmp_path: Path) -> None:
     convert_small(jpeg_folder, tmp_path / "x.beton")
     offsets = BetonDataset(tmp_path / "x.beton").levels[0].offsets
-    assert offsets is not None
     data = bytearray((tmp_path / "x.beton").read_bytes())
     data[offsets[3] + 700] ^= 1
     (tmp_path / "damaged.beton").write_bytes(data)

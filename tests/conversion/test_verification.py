@@ -24,8 +24,6 @@ def pyramid(jpeg_folder: Path, tmp_path: Path) -> Path:
 def flip(path: Path, index: int, level: int) -> None:
     """Change one byte in the middle of a stored image."""
     stored = BetonDataset(path).levels[level]
-    assert stored.offsets is not None
-    assert stored.sizes is not None
     data = bytearray(path.read_bytes())
     data[stored.offsets[index] + stored.sizes[index] // 2] ^= 1
     path.unlink()

@@ -29,8 +29,9 @@ def test_folder_is_a_dataset_of_upright_images(folder: Path) -> None:
     assert len(dataset) == 5
     assert dataset.classes == ("a", "b")
     assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
-    assert dataset.memory is None
-    assert (level.offsets, level.sizes) == (None, None)
+    assert dataset.buffers == ()
+    assert level.buffers is None
+    assert level.sizes.tolist() == [(folder / dataset.name(index)).stat().st_size for index in range(5)]
     assert level.heights.tolist() == [24, 24, 24, 24, 40]
     assert level.widths.tolist() == [40, 40, 40, 40, 24]
     assert (level.heights.dtype, level.widths.dtype, level.raw.dtype) == (np.int32, np.int32, np.bool_)

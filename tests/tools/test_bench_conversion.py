@@ -34,10 +34,11 @@ def test_folder_is_repeated(jpeg_folder: Path) -> None:
     source = RepeatedSource(folder, 40)
     assert isinstance(source, Source)
     assert len(source) == 40
-    assert source.classes == folder.classes
+    labels, originals = source.fields["label"], folder.fields["label"]
+    assert labels.classes == originals.classes
     for index, original in ((0, 0), (17, 17), (18, 0), (39, 3)):
         assert source.read(index) == folder.read(original)
-        assert (source.label(index), source.name(index)) == (folder.label(original), folder.name(original))
+        assert (labels[index], source.name(index)) == (originals[original], folder.name(original))
 
 
 @pytest.mark.parametrize("name", ["respipe", "respipe-pixels"])

@@ -7,12 +7,15 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import respipe
 from respipe.conversion import FolderSource
+from respipe.storage.fields import Column
 
 _FFCV_QUALITY = 90
 
@@ -104,9 +107,12 @@ class RepeatedSource:
         return self.folder.kind
 
     @property
-    def classes(self) -> tuple[str, ...] | None:
+    def fields(self) -> dict[str, Column]:
         """Those of the folder."""
-        return self.folder.classes
+        return {
+            name: replace(column, values=np.resize(np.asarray(column.values), self.num_images))
+            for name, column in self.folder.fields.items()
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -119,10 +125,6 @@ class RepeatedSource:
     def read(self, index: int) -> bytes:
         """See :meth:`respipe.conversion.Source.read`."""
         return self.folder.read(index % len(self.folder))
-
-    def label(self, index: int) -> int:
-        """See :meth:`respipe.conversion.Source.label`."""
-        return self.folder.label(index % len(self.folder))
 
     def name(self, index: int) -> str:
         """See :meth:`respipe.conversion.Source.name`."""

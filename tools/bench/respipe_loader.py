@@ -91,12 +91,11 @@ class Respipe:
     def bytes_per_image(self) -> float:
         """See :meth:`Contender.bytes_per_image`."""
         dataset = open_dataset(self._path)
-        if dataset.memory is None:
+        if not dataset.buffers:
             return folder_bytes_per_image(self._path)
         # Levels share the bytes of images that are too small to be stored twice.
         stored: dict[int, int] = {}
         for level in dataset.levels:
-            assert level.offsets is not None and level.sizes is not None, "files have offsets"
             stored.update(zip(level.offsets.tolist(), level.sizes.tolist(), strict=True))
         return sum(stored.values()) / len(dataset)
 
@@ -150,10 +149,14 @@ class Repeated:
         self._dataset = dataset
         self._source = np.arange(num_images) % len(dataset)
         self.levels = tuple(self._repeat(level) for level in dataset.levels)
-        self.labels = dataset.labels[self._source]
+        self.fields = {
+            name: replace(column, values=np.asarray(column.values)[self._source])
+            for name, column in dataset.fields.items()
+        }
+        self.labels = None if dataset.labels is None else dataset.labels[self._source]
         self.path: Path = dataset.path
         self.classes = dataset.classes
-        self.memory = dataset.memory
+        self.kind, self.buffers = dataset.kind, dataset.buffers
         self.fingerprint = f"{dataset.fingerprint} x {num_images}"
         self.tiled = dataset.tiled
 
@@ -177,6 +180,6 @@ class Repeated:
         self._dataset.close()
 
     def _repeat(self, level: Level) -> Level:
-        arrays = ("heights", "widths", "offsets", "sizes", "raw")
+        arrays = ("heights", "widths", "buffers", "offsets", "sizes", "raw", "checksums")
         values = {name: getattr(level, name) for name in arrays}
         return replace(level, **{name: value[self._source] for name, value in values.items() if value is not None})

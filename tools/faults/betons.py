@@ -17,7 +17,7 @@ from respipe.conversion import convert
 from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
-from respipe.conversion.sources.base import BetonSource
+from respipe.conversion.sources.beton import BetonSource
 from respipe.errors import CorruptImageError, MissingBackendError, RespipeError, StorageError
 from respipe.loading.loader import Loader
 from respipe.schedules import Constant
@@ -157,7 +157,7 @@ class BetonCases:
         number, box, late = int(routed.levels[row]), routed.boxes[row, 0], self._target == "tiles"
         level = dataset.levels[number]
         shape = int(level.heights[index]), int(level.widths[index])
-        data = dataset._memory[int(level.offsets[index]) :][: int(level.sizes[index])].tobytes()  # noqa: SLF001
+        data = dataset.encoded(index, number).tobytes()
         if level.raw[index]:
             data = b"P6 %d %d 255\n%b" % (shape[1], shape[0], data)
         expected = [
@@ -190,8 +190,6 @@ class BetonCases:
 def _outside(dataset: BetonDataset, length: int) -> str | None:
     """What in an open file leads outside of it."""
     for level in dataset.levels:
-        assert level.offsets is not None
-        assert level.sizes is not None
         if (level.offsets < 0).any() or (level.sizes < 1).any() or (level.offsets + level.sizes > length).any():
             return f"{level.name} leads outside the file"
     return None
@@ -206,7 +204,6 @@ def _unseen(dataset: BetonDataset, sound: bytes) -> bool:
         return False
     header = np.frombuffer(sound[: HEADER.itemsize], HEADER)[0]
     table = int(header["alloc_table_ptr"])
-    memory = dataset.memory
-    assert memory is not None
+    (memory,) = dataset.buffers
     # Whoever changes the checksums too, which lie in the appendix, makes another sound file.
     return memory[table - 64 : table].tobytes() == sound[table - 64 : table]

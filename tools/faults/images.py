@@ -24,6 +24,7 @@ from respipe.jpeg.header import JpegError, read_header
 from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Bytes, Level
+from respipe.storage.fields import Column
 
 from .guarded import GuardedMemory
 from .mutations import mutated
@@ -96,13 +97,14 @@ class OneImage:
 
     path = Path("one.beton")
     classes: tuple[str, ...] | None = None
-    fingerprint = "one"
+    kind = fingerprint = "one"
     tiled = True
 
     def __init__(self) -> None:
         self.guarded = GuardedMemory(_ROOM)
-        self.memory: Bytes = self.guarded.bytes
+        self.buffers: tuple[Bytes, ...] = (self.guarded.bytes,)
         self.labels = np.zeros(1, np.int64)
+        self.fields = {"label": Column(kind="class", values=self.labels)}
         self.heights, self.widths = np.ones(1, np.int32), np.ones(1, np.int32)
         self.offsets, self.sizes = np.zeros(1, np.int64), np.ones(1, np.int64)
         self.levels = (
@@ -110,6 +112,7 @@ class OneImage:
                 name="image",
                 heights=self.heights,
                 widths=self.widths,
+                buffers=np.zeros(1, np.int32),
                 offsets=self.offsets,
                 sizes=self.sizes,
                 raw=np.zeros(1, np.bool_),
@@ -125,7 +128,7 @@ class OneImage:
         return 1
 
     def encoded(self, index: int, level: int = 0) -> Bytes:
-        return self.memory[self.offsets[0] :]
+        return self.buffers[0][self.offsets[0] :]
 
     def check(self, index: int, level: int = 0) -> None:
         """There is no checksum."""

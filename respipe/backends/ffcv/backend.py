@@ -25,7 +25,7 @@ class FfcvBackend(CompiledBackend):
     """
 
     def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:
-        if dataset.memory is None:
+        if not dataset.buffers:
             raise ValueError(
                 f"`backend` 'ffcv' must be given a .beton file; got the folder {dataset.path}. Convert it with "
                 f"`respipe convert {dataset.path} TARGET.beton`, or choose backend='dali' or 'reference'."

@@ -67,9 +67,9 @@ class CompiledBackend(ThreadedBackend):
         num_threads: int,
         level_margin: float,
     ) -> None:
-        assert dataset.memory is not None, "there is a memory map"
+        assert len(dataset.buffers) == 1, "there is one memory map"
         super().__init__(name, dataset, num_threads=num_threads, level_margin=level_margin)
-        self._memory = dataset.memory
+        (self._memory,) = dataset.buffers
         self._decode_images = decode_images
         self._damage = damage
 
@@ -101,7 +101,6 @@ def stored_images(dataset: Dataset, plan: BatchPlan, routed: Route) -> NDArray[n
     for number, level in enumerate(dataset.levels):
         rows = np.flatnonzero(routed.levels == number)
         samples = plan.indices[rows]
-        assert level.offsets is not None and level.sizes is not None, "a dataset with a memory map has offsets"
         for column, values in ((0, level.offsets), (1, level.sizes), (4, level.raw)):
             columns[rows, column] = values[samples]
     return columns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from respipe.conversion.sources.base import BetonSource, FolderSource, Source, open_source
+from respipe.conversion.sources.base import Source, SourceOptions, SourceSpec, open_source
+from respipe.conversion.sources.beton import BetonSource
+from respipe.conversion.sources.folder import FolderSource
 
-__all__ = ["BetonSource", "FolderSource", "Source", "open_source"]
+__all__ = ["BetonSource", "FolderSource", "Source", "SourceOptions", "SourceSpec", "open_source"]

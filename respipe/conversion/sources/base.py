@@ -1,39 +1,45 @@
-"""Where a conversion takes its images from."""
+"""What a conversion reads, and how a path is recognised. Every kind of source is one module of this package.
+
+A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing else needs to know of it. Its
+``recognise`` looks at a path, cheaply, and opens what it knows. The source it returns is a :class:`Source`:
+
+* ``kind``: what it is in the words of its users, "tar of class archives"; ``convert`` says it at once.
+* ``fields``: one :class:`respipe.storage.fields.Column` for each field beside the image. Labels that are known from an
+  index are an array; values that are only known when a sample is read are a ``Computed`` sequence, which workers
+  ask for one by one. What one value is missing or makes no sense for raises ``CorruptImageError``: it is that sample's fault
+  and within ``allow_corrupt``.
+* ``fingerprint``: a short text that changes with the samples, their order and their labels, without reading the images.
+* ``read``: an encoded image. It is called in worker processes, in rising order within each, for numbers that are nearly
+  consecutive: keep a file open, or the last row group decoded, between calls; but begin to do so in the first call, as
+  the source reaches workers pickled.
+* ``name``: the sample's name within the source, for reports and later errors.
+"""
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
-from respipe.errors import CorruptImageError, StorageError
-from respipe.printable import printable
-from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.class_folder import scan_class_folder
-from respipe.storage.regular_files import read_regular
+from respipe.errors import StorageError
+from respipe.storage.dataset import Records
+from respipe.storage.fields import Column, Computed, kind_of
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class Source(Protocol):
-    """Encoded images with labels.
+class Source(Records, Protocol):
+    """Encoded images with named fields; see :class:`respipe.storage.dataset.Records` and this module.
 
     Worker processes receive it pickled, so its class must be in a module that they can import, not in the main script.
-
-    Attributes:
-        kind: one word for reports: "folder", "beton".
-        classes: class names in label order, or None where unknown.
-        fingerprint: short text that changes whenever the samples or their order change; decides whether an interrupted
-            conversion may be resumed.
     """
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...] | None: ...
-    @property
-    def fingerprint(self) -> str: ...
-
-    def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
         """One encoded image, of any format that Pillow reads.
@@ -44,120 +50,165 @@ class Source(Protocol):
         """
         ...
 
-    def label(self, index: int) -> int:
-        """Its class number."""
-        ...
 
-    def name(self, index: int) -> str:
-        """Where it comes from, for reports and later errors."""
-        ...
+@runtime_checkable
+class LabelledImages(Protocol):
+    """The shorter way to write a source: a method ``label`` instead of ``fields``.
 
-
-class FolderSource:
-    """A class folder.
-
-    Raises:
-        StorageError: it cannot be read, or has no classes or no images.
+    ``label`` returns an int, a float or a sequence of floats, for every sample the same, or None for no labels.
     """
 
-    kind = "folder"
-
-    def __init__(self, path: str | Path) -> None:
-        self._folder = scan_class_folder(Path(path))
-        self._fingerprint = self._folder.fingerprint
-
     @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Names of the subfolders."""
-        return self._folder.classes
-
+    def kind(self) -> str: ...
     @property
-    def fingerprint(self) -> str:
-        """Of the files' names and lengths."""
-        return self._fingerprint
-
-    def __len__(self) -> int:
-        return len(self._folder.labels)
-
-    def read(self, index: int) -> bytes:
-        """The bytes of one file; see :meth:`Source.read`."""
-        try:
-            return read_regular(self._folder.root / self._folder.names[index])
-        except OSError as error:
-            # Where the whole folder is gone, as with a lost mount, no single file is to blame.
-            self._folder.root.stat()
-            raise CorruptImageError(error.strerror or str(error), index=index) from error
-
-    def label(self, index: int) -> int:
-        """The place of its subfolder among the sorted ones."""
-        return int(self._folder.labels[index])
-
-    def name(self, index: int) -> str:
-        """Its path relative to the folder."""
-        return printable(self._folder.names[index])
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> bytes: ...
+    def label(self, index: int) -> Any: ...
+    def name(self, index: int) -> str: ...
 
 
-class BetonSource:
-    """The largest level of a ``.beton``, such as FFCV's own writer makes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions:
+    """What a user may say about a source beside its path.
 
     Args:
-        path: the file.
-        label_field: name of the field with the class numbers.
-
-    Raises:
-        StorageError: it is not a sound ``.beton``.
+        label_field: name that the source has for the label, where it has one.
     """
 
-    kind = "beton"
+    label_field: str | None = None
 
-    def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
-        self._dataset = BetonDataset(path, label_field=label_field)
-        self._fingerprint = self._dataset.fingerprint
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names where the file has them."""
-        return self._dataset.classes
-
-    @property
-    def fingerprint(self) -> str:
-        """The file's own fingerprint."""
-        return self._fingerprint
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def read(self, index: int) -> bytes:
-        """One stored image. Raw pixels come as a PPM, which adds nothing but their size in front."""
-        if (problem := self._dataset.problem(index)) is not None:
-            raise CorruptImageError(problem, index=index)
-        data = self._dataset.encoded(index).tobytes()
-        level = self._dataset.levels[0]
-        return b"P6 %d %d 255\n%b" % (level.widths[index], level.heights[index], data) if level.raw[index] else data
-
-    def label(self, index: int) -> int:
-        """The stored label."""
-        return int(self._dataset.labels[index])
-
-    def name(self, index: int) -> str:
-        """The name stored with it, or its number."""
-        return self._dataset.name(index)
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
-def open_source(source: str | os.PathLike[str] | Source) -> Source:
-    """A source for a path; a source is returned as it is.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """A kind of source, as the module that implements it declares.
+
+    Args:
+        format: name by which ``convert(format=...)`` chooses it.
+        title: what it is, for the error that lists every kind: "a folder with one subfolder per class".
+        recognise: whether something is of this kind, told from names and first bytes. It is given a str, which may be
+            a pattern or the name of nothing, or an object that is no path.
+        open: the source. Raises ``StorageError`` where it is damaged or lacks something.
+        options: names of :class:`SourceOptions` that it takes; others are refused.
+        priority: of kinds that recognise the same thing, the one with the highest is taken.
+    """
+
+    format: str
+    title: str
+    recognise: Callable[[Any], bool]
+    open: Callable[[Any, SourceOptions], Source]
+    options: frozenset[str] = frozenset()
+    priority: int = 0
+
+
+@cache
+def source_specs() -> Mapping[str, SourceSpec]:
+    """Every kind of source by its format: the ``SPEC`` of each module beside this one."""
+    package = importlib.import_module(__package__ or "")
+    modules = (
+        importlib.import_module(f"{__package__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
+    )
+    specs = [module.SPEC for module in modules if hasattr(module, "SPEC")]
+    return {spec.format: spec for spec in sorted(specs, key=lambda spec: -spec.priority)}
+
+
+def open_source(
+    source: str | os.PathLike[str] | Source | object,
+    *,
+    format: str | None = None,
+    options: SourceOptions = SourceOptions(),
+) -> Source:
+    """A source for a path, a pattern of paths or an object; what is a source already is returned as it is.
+
+    Args:
+        source: what to convert.
+        format: key of :func:`source_specs`, instead of recognising what is there.
+        options: what the user said about it.
 
     Raises:
         StorageError: there is nothing at the path, or nothing that can be converted.
-        TypeError: it is neither.
+        ValueError: there is no such format, or the source does not take an option.
+        TypeError: it is neither a path nor anything that can be read.
     """
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if path.is_dir():
-            return FolderSource(path)
-        if path.is_file():
-            return BetonSource(path)
-        raise StorageError(f"{path} does not exist. Give a folder with one subfolder per class, or a .beton file.")
-    if isinstance(source, Source):
-        return source
-    raise TypeError(f"`source` must be a path or offer what respipe.conversion.Source lists; got {source!r}.")
+    given: Any = os.fspath(cast("str", source)) if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, LabelledImages):
+        return with_labels(given)
+    spec = _choose(given, format)
+    if refused := options.given().keys() - spec.options:
+        raise ValueError(
+            f"`{min(refused)}` must be left out for {spec.title}; got {options.given()[min(refused)]!r}. "
+            f"It takes {', '.join(f'`{name}`' for name in sorted(spec.options)) or 'no options'}."
+        )
+    opened = spec.open(given, options)
+    logger.info(
+        "%s: %s, %d samples", given if isinstance(given, str) else type(given).__name__, opened.kind, len(opened)
+    )
+    return opened
+
+
+def _choose(given: Any, format: str | None) -> SourceSpec:
+    specs = source_specs()
+    if format is not None:
+        if format not in specs:
+            raise ValueError(f"`format` must be one of {', '.join(sorted(specs))}; got {format!r}.")
+        return specs[format]
+    found = [spec for spec in specs.values() if spec.recognise(given)]
+    if not found:
+        known = "; ".join(spec.title for spec in specs.values())
+        if not isinstance(given, str):
+            raise TypeError(f"`source` must be a path or offer what respipe.conversion.Source lists; got {given!r}.")
+        what = "is of no known kind" if Path(given).exists() else "does not exist"
+        raise StorageError(f"{given} {what}. Give one of: {known}.")
+    if len(found) > 1 and found[1].priority == found[0].priority:
+        kinds = " or ".join(f"format={spec.format!r} ({spec.title})" for spec in found)
+        raise StorageError(f"{given} may be several things. Say which: {kinds}.")
+    return found[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A source with other fields.
+
+    Args:
+        source: where kind, images and names come from.
+        fields: instead of its own.
+        fingerprint: instead of its own.
+    """
+
+    source: Source | LabelledImages
+    fields: Mapping[str, Column]
+    fingerprint: str
+
+    @property
+    def kind(self) -> str:
+        """See :class:`Source`."""
+        return self.source.kind
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> bytes:
+        """See :class:`Source`."""
+        return self.source.read(index)
+
+    def name(self, index: int) -> str:
+        """See :class:`Source`."""
+        return self.source.name(index)
+
+
+def with_labels(images: LabelledImages) -> Source:
+    """A source of images whose labels are a method."""
+    first = images.label(0) if len(images) else None
+    fields: dict[str, Column] = {}
+    if first is not None:
+        values = Computed(images.label, len(images))
+        fields["label"] = Column(kind=kind_of(first), values=values, classes=images.classes)
+    return Derived(source=images, fields=fields, fingerprint=images.fingerprint)

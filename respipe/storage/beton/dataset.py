@@ -10,6 +10,8 @@ import os
 import re
 import weakref
 import zlib
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +27,7 @@ from respipe.storage.beton.format import FieldType
 from respipe.storage.beton.string_table import TextTable
 from respipe.storage.beton.structure import Structure, broken, read_images, read_structure
 from respipe.storage.dataset import Bytes, Level
+from respipe.storage.fields import Column
 from respipe.storage.regular_files import open_regular
 
 logger = logging.getLogger(__name__)
@@ -71,7 +74,6 @@ class BetonDataset:
         self._num_samples = structure.num_samples
         self._fingerprint: str | None = None
         self._names: TextTable | None = None
-        self._checksums: NDArray[np.uint32] | None = None
         self._classes: tuple[str, ...] | None = None
         self._attributes: dict[str, Any] = {}
         if structure.appendix is not None:
@@ -96,8 +98,14 @@ class BetonDataset:
         self._names = TextTable(names, offsets)
         if len(self._names) != self._num_samples or checksums.shape != (len(self._levels), self._num_samples):
             raise ValueError(f"{len(self._names)} names and checksums of shape {checksums.shape}")
-        self._checksums = checksums.copy()  # not to follow what may be written to the file later
-        self._checksums.flags.writeable = False
+        checksums = checksums.copy()  # not to follow what may be written to the file later
+        checksums.flags.writeable = False
+        self._levels = tuple(replace(level, checksums=row) for level, row in zip(self._levels, checksums, strict=True))
+
+    @property
+    def kind(self) -> str:
+        """A word for reports."""
+        return "beton"
 
     @property
     def path(self) -> Path:
@@ -110,6 +118,11 @@ class BetonDataset:
         return self._levels
 
     @property
+    def fields(self) -> Mapping[str, Column]:
+        """The fields beside the image."""
+        return {"label": Column(kind="class", values=self._labels, classes=self._classes)}
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) class numbers."""
         return self._labels
@@ -120,19 +133,14 @@ class BetonDataset:
         return self._classes
 
     @property
-    def memory(self) -> Bytes | None:
-        """(size,) uint8, the whole file, read-only."""
-        return self._open_memory()
+    def buffers(self) -> tuple[Bytes, ...]:
+        """The whole file: (size,) uint8, read-only."""
+        return (self._open_memory(),)
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What respipe recorded about the conversion; empty for files by other writers."""
         return dict(self._attributes)
-
-    @property
-    def checksums(self) -> NDArray[np.uint32] | None:
-        """(levels, N) CRC-32 of each stored image; None where the file has none, and ``check`` sees less."""
-        return self._checksums
 
     @property
     def fingerprint(self) -> str:
@@ -149,11 +157,11 @@ class BetonDataset:
     def _hash(self) -> str:
         digest = hashlib.sha256(self._labels.tobytes())
         for level in self._levels:
-            assert level.sizes is not None, "a .beton has sizes"
             for array in (level.heights, level.widths, level.sizes):
                 digest.update(array.tobytes())
-        if self._checksums is not None:
-            digest.update(self._checksums.tobytes())
+        if self._levels[0].checksums is not None:
+            for level in self._levels:
+                digest.update(cast("NDArray[np.uint32]", level.checksums).data)
         else:
             for index in np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINT_IMAGES)).astype(int).tolist():
                 digest.update(self.encoded(index).data)
@@ -165,7 +173,6 @@ class BetonDataset:
     def encoded(self, index: int, level: int = 0) -> Bytes:
         """The stored bytes of one image: (n,) uint8, a read-only view of the file."""
         stored = self._levels[level]
-        assert stored.offsets is not None and stored.sizes is not None, "a .beton has offsets"
         offset = int(stored.offsets[index])
         return self._open_memory()[offset : offset + int(stored.sizes[index])]
 
@@ -186,10 +193,10 @@ class BetonDataset:
     def problem(self, index: int, level: int = 0) -> str | None:
         """What ``check`` finds wrong with an image, or None."""
         data = self.encoded(index, level)
-        if self._checksums is not None:
-            same = zlib.crc32(data.data) == self._checksums[level, index]
-            return None if same else "its bytes differ from those that were written (checksum)"
         stored = self._levels[level]
+        if stored.checksums is not None:
+            same = zlib.crc32(data.data) == stored.checksums[index]
+            return None if same else "its bytes differ from those that were written (checksum)"
         if stored.raw[index]:
             return None  # any bytes are valid pixels, and their number was checked when the file was opened
         try:
@@ -256,7 +263,7 @@ def _read_levels(structure: Structure) -> tuple[Level, ...]:
     elif not names:
         found = ", ".join(f"`{name}`" for name in structure.fields)
         raise StorageError(f"{structure.path} must have an image field; its fields are {found}.")
-    levels = [Level(name=name, **vars(read_images(structure, name))) for name in names]
+    levels = [read_images(structure, name) for name in names]
     if structure.appendix is None:
         return _family(structure.path, levels)
     if any(_area(smaller) > _area(larger) for larger, smaller in pairwise(levels)):

@@ -27,8 +27,7 @@ def find_stray_bytes(dataset: BetonDataset, *, most: int) -> tuple[int, ...]:
     Returns:
         the first places, rising; none for a file without respipe's appendix, whose gaps may hold anything.
     """
-    memory = dataset.memory
-    assert memory is not None, "a .beton has a memory map"
+    (memory,) = dataset.buffers
     structure = read_structure(dataset.path, memory)
     if structure.appendix is None:
         return ()
@@ -43,12 +42,10 @@ def find_stray_bytes(dataset: BetonDataset, *, most: int) -> tuple[int, ...]:
 
 def _parts(dataset: BetonDataset, structure: Structure) -> NDArray[np.int64]:
     """(n, 2) start and end of everything that has a checksum."""
-    assert structure.appendix is not None and dataset.memory is not None
+    assert structure.appendix is not None
     parts = [np.array([(0, structure.data_start), *structure.appendix.parts], np.int64)]
-    for level in dataset.levels:
-        assert level.offsets is not None and level.sizes is not None, "a .beton has offsets"
-        parts.append(np.stack([level.offsets, level.offsets + level.sizes], axis=1))
-    end = len(dataset.memory)
+    parts.extend(np.stack([level.offsets, level.offsets + level.sizes], axis=1) for level in dataset.levels)
+    end = len(dataset.buffers[0])
     return np.concatenate([*parts, np.array([[end, end]], np.int64)])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from respipe.errors import StorageError
 from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced, read_appendix
 from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
+from respipe.storage.dataset import Level
 from respipe.storage.upright import most_pixels
 
 
@@ -123,18 +124,7 @@ def _read_fields(path: Path, table: NDArray[Any]) -> dict[str, FieldType]:
     return fields
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoredImages:
-    """Where the images of one field lie: (N,) arrays named as in :class:`respipe.storage.dataset.Level`."""
-
-    heights: NDArray[np.int32]
-    widths: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    raw: NDArray[np.bool_]
-
-
-def read_images(structure: Structure, name: str) -> StoredImages:
+def read_images(structure: Structure, name: str) -> Level:
     """Look up and check the images of one field.
 
     Raises:
@@ -171,7 +161,8 @@ def read_images(structure: Structure, name: str) -> StoredImages:
     offsets, lengths = pointers.astype(np.int64), sizes.astype(np.int64)
     for array in (heights, widths, offsets, lengths, raw):
         array.flags.writeable = False
-    return StoredImages(heights=heights, widths=widths, offsets=offsets, sizes=lengths, raw=raw)
+    buffers = np.broadcast_to(np.int32(0), structure.num_samples)
+    return Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=lengths, raw=raw)
 
 
 def _require(structure: Structure, name: str, good: NDArray[np.bool_], rule: str, values: NDArray[Any]) -> None:

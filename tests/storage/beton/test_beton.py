@@ -54,7 +54,7 @@ def test_plain_file_is_a_dataset_of_one_level(plain: Path) -> None:
     assert len(dataset) == 2
     assert level.name == "image"
     assert dataset.labels.tolist() == [7, -1]
-    assert (dataset.classes, dataset.checksums, dataset.attributes) == (None, None, {})
+    assert (dataset.classes, dataset.levels[0].checksums, dataset.attributes) == (None, None, {})
     assert level.heights.tolist() == [24, 2]
     assert level.widths.tolist() == [40, 3]
     assert level.raw.tolist() == [False, True]
@@ -69,12 +69,9 @@ def test_plain_file_is_a_dataset_of_one_level(plain: Path) -> None:
 
 def test_arrays_have_the_types_of_the_contract_and_are_read_only(pyramid: Path) -> None:
     dataset = BetonDataset(pyramid)
-    memory = dataset.memory
-    assert memory is not None
+    (memory,) = dataset.buffers
     assert memory.size == pyramid.stat().st_size
     for level in dataset.levels:
-        assert level.offsets is not None
-        assert level.sizes is not None
         arrays = (level.heights, level.widths, level.offsets, level.sizes, level.raw)
         assert [array.dtype for array in arrays] == [np.int32, np.int32, np.int64, np.int64, np.bool_]
         assert all(array.shape == (18,) and not array.flags.writeable for array in arrays)
@@ -185,8 +182,6 @@ def test_check_without_checksums_reads_the_header(plain: Path, find: bytes, repl
 def test_check_with_checksums_finds_any_changed_byte(pyramid: Path, tmp_path: Path) -> None:
     sound = BetonDataset(pyramid)
     level = sound.levels[1]
-    assert level.offsets is not None
-    assert level.sizes is not None
     for number, offset in enumerate(np.linspace(0, level.sizes[7] - 1, 25).astype(int)):
         data = bytearray(pyramid.read_bytes())
         data[level.offsets[7] + offset] ^= 1 << number % 8

@@ -64,11 +64,7 @@ def open_and_walk(path: Path, data: bytes) -> None:
         dataset = BetonDataset(path)
     except StorageError:
         return
-    memory = dataset.memory
-    assert memory is not None
     for number, level in enumerate(dataset.levels):
-        assert level.offsets is not None
-        assert level.sizes is not None
         assert (level.offsets >= HEADER.itemsize).all()
         assert (level.offsets + level.sizes <= len(data)).all()
         assert min(level.sizes.min(), level.heights.min(), level.widths.min()) >= 1
@@ -260,7 +256,6 @@ def test_any_changed_byte_of_a_pyramid_is_found(folder: Path, pyramid: bytes, nu
     hit = {
         (index, number)
         for number, level in enumerate(sound.levels)
-        if level.offsets is not None and level.sizes is not None
         for index in np.flatnonzero((level.offsets <= place) & (place < level.offsets + level.sizes)).tolist()
     }
     try:

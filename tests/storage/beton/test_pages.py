@@ -5,8 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from respipe.conversion.pages import CHECKSUM, SIZE, PageBuilder, PageRecord, is_shared, offsets_in_page
-from respipe.conversion.pyramid import Pyramid, StoredImage
+from respipe.storage.beton.pages import (
+    CHECKSUM,
+    SIZE,
+    PageBuilder,
+    PageRecord,
+    Pyramid,
+    StoredImage,
+    is_shared,
+    offsets_in_page,
+)
 
 
 def stored(side: int, length: int, *, tiled: bool = True) -> StoredImage:

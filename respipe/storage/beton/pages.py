@@ -15,10 +15,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.conversion.pyramid import Pyramid
-
 # Columns of PageRecord.images.
 HEIGHT, WIDTH, SIZE, CHECKSUM = range(4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredImage:
+    """One encoded image.
+
+    Args:
+        data: its bytes.
+        height, width: in pixels.
+        checksum: CRC-32 of the bytes.
+        tiled: whether crops can be cut out of the bytes; see :class:`respipe.storage.dataset.Dataset`.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    checksum: int
+    tiled: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pyramid:
+    """An image at each level.
+
+    Args:
+        images: largest first. A level that would not be smaller than the one before is the same object.
+        kept: whether the first level holds the source's own pixels or bytes.
+        traits: what was special about the source, for the report.
+        warnings: what its decoder complained about.
+    """
+
+    images: tuple[StoredImage, ...]
+    kept: bool
+    traits: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,63 @@
+"""``.beton`` files: the largest level of respipe's own, and what FFCV's writer makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from respipe.conversion.sources.base import SourceOptions, SourceSpec
+from respipe.errors import CorruptImageError
+from respipe.storage.beton.dataset import BetonDataset
+from respipe.storage.fields import Column
+
+
+class BetonSource:
+    """The largest level of a ``.beton``, such as FFCV's own writer makes.
+
+    Args:
+        path: the file.
+        label_field: name of the field that holds the labels.
+
+    Raises:
+        StorageError: it is not a sound ``.beton``.
+    """
+
+    kind = "beton"
+
+    def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
+        self._dataset = BetonDataset(path, label_field=label_field)
+        self.fingerprint = self._dataset.fingerprint
+
+    @property
+    def fields(self) -> Mapping[str, Column]:
+        """Those of the file."""
+        return self._dataset.fields
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> bytes:
+        """One stored image. Raw pixels come as a PPM, which adds nothing but their size in front."""
+        if (problem := self._dataset.problem(index)) is not None:
+            raise CorruptImageError(problem, index=index)
+        data = self._dataset.encoded(index).tobytes()
+        level = self._dataset.levels[0]
+        return b"P6 %d %d 255\n%b" % (level.widths[index], level.heights[index], data) if level.raw[index] else data
+
+    def name(self, index: int) -> str:
+        """The name stored with it, or its number."""
+        return self._dataset.name(index)
+
+
+def _open(given: str, options: SourceOptions) -> BetonSource:
+    return BetonSource(given, label_field=options.label_field or "label")
+
+
+SPEC = SourceSpec(
+    format="beton",
+    title="a .beton file",
+    recognise=lambda given: isinstance(given, str) and Path(given).is_file(),
+    open=_open,
+    options=frozenset({"label_field"}),
+    priority=-1,
+)
