@@ -4,10 +4,10 @@ A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing e
 ``recognise`` looks at a path, cheaply, and opens what it knows. The source it returns is a :class:`Source`:
 
 * ``kind``: what it is in the words of its users, "tar of class archives"; ``convert`` says it at once.
-* ``fields``: one :class:`respipe.storage.fields.Column` for each field beside the image. Labels that are known from an
-  index are an array; values that are only known when a sample is read are a ``Computed`` sequence, which workers
-  ask for one by one. What one value is missing or makes no sense for raises ``CorruptImageError``: it is that sample's fault
-  and within ``allow_corrupt``.
+* ``fields``: one :class:`respipe.storage.fields.Column` for each field beside the image. Labels that an index tells are
+  an array; values that are only known when a sample is read are a ``Computed`` sequence, which workers ask for one by
+  one. A value that is missing or makes no sense raises ``CorruptImageError``: it is that sample's fault, and within
+  ``allow_corrupt``.
 * ``fingerprint``: a short text that changes with the samples, their order and their labels, without reading the images.
 * ``read``: an encoded image. It is called in worker processes, in rising order within each, for numbers that are nearly
   consecutive: keep a file open, or the last row group decoded, between calls; but begin to do so in the first call, as
