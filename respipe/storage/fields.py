@@ -64,7 +64,7 @@ class Column:
     def __getitem__(self, index: int) -> Any:
         """One sample's value as it is stored: an int, float, (K,) float32, str or bytes."""
         value: Any = self.values[index]
-        return value.item() if isinstance(value, np.generic) else value
+        return cast("Any", value.item()) if isinstance(value, np.generic) else value
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[str] | list[bytes]:
         """The values of a batch.
