@@ -50,6 +50,9 @@ SCHEDULES = (
 DEFAULT_LOADERS = ("ffcv-500", "dali", "respipe-tiles", "respipe-ffcv", "respipe-dali")
 
 _TRIAL_STEPS = 4
+# A loader has up to a dozen batches ready or under way. Over fewer steps than these, even one that is much too slow
+# would keep the GPU fed.
+_LEAST_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +122,9 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="of each loader")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5, help="of loading and training")
-    parser.add_argument("--seconds", type=float, default=0.4, help="length of a visit")
+    parser.add_argument("--rounds", type=int, default=3, help="of loading and training")
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of a visit that only loads")
+    parser.add_argument("--steps", type=int, default=_LEAST_STEPS, help="of a visit that trains, at least %(default)s")
     parser.add_argument("--epoch-images", type=int, default=25_600)
     parser.add_argument("--epochs", type=int, default=2, help="of each schedule; an even number, as TRD alternates")
     parser.add_argument("--json", type=Path, help="file for results, machine and versions")
@@ -130,6 +134,8 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(texts)
     if not arguments.data.is_dir():
         parser.error(f"DATA must be a folder with one subfolder of JPEGs per class; got {arguments.data}")
+    if arguments.steps < _LEAST_STEPS:
+        parser.error(f"--steps must be at least {_LEAST_STEPS}; got {arguments.steps}")
     unknown = [name for name in arguments.loaders if name not in LOADERS]
     if unknown:
         parser.error(f"--loaders must be of {', '.join(LOADERS)}; got {', '.join(unknown)}")
@@ -194,11 +200,9 @@ def measure_training(
         list(pool.map(get_ready, loaders))
     for size in arguments.sizes:
         rates: dict[str, list[tuple[TrainingRate, TrainingRate]]] = {name: [] for name in loaders}
-        trial = train(next(iter(loaders)), size, _TRIAL_STEPS, in_memory=True)
-        num_steps = max(2, round(trial.images_per_second * arguments.seconds / arguments.batch_size))
         for _ in range(arguments.rounds):
             for name in loaders:
-                fed, ready = (train(name, size, num_steps, in_memory=in_memory) for in_memory in (False, True))
+                fed, ready = (train(name, size, arguments.steps, in_memory=in_memory) for in_memory in (False, True))
                 rates[name].append((fed, ready))
         for name, pairs in rates.items():
             result = training_result(LOADERS[name].title, size, pairs)
@@ -283,7 +287,7 @@ def epoch_table(epochs: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
 
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
-    options = ("model", "device", "threads", "batch_size", "rounds", "seconds", "epoch_images", "epochs")
+    options = ("model", "device", "threads", "batch_size", "rounds", "seconds", "steps", "epoch_images", "epochs")
     options += ("sizes", "loaders")
     return shlex.join([*command_words("bench_gpu", arguments, options), "--schedules", ";".join(arguments.schedules)])
 

@@ -65,7 +65,7 @@ class CountingLoader:
 
 def options(**changes: object) -> Namespace:
     values = {
-        "sizes": (224, 96), "rounds": 3, "seconds": 1.0, "batch_size": 100, "model": "resnet18", "threads": 1,
+        "sizes": (224, 96), "rounds": 3, "steps": 100, "batch_size": 100, "model": "resnet18", "threads": 1,
         "epoch_loader": None, "schedules": ("full", "ab"), "epoch_images": 1, "epochs": 1,
     }  # fmt: skip
     return Namespace(**{**values, **changes})
@@ -76,10 +76,27 @@ def test_shares_are_taken_within_rounds_that_alternate(script: ModuleType) -> No
     results = list(script.measure_training({"respipe-tiles": loader}, options()))
     assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
     assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
-    # Every size once, then a trial, then rounds of about one second: ten batches of a hundred at the speed in memory.
+    # Every size once, then rounds.
     assert loader.visits[:2] == [(224, 1, True), (96, 1, True)]
-    assert loader.visits[2:9] == [(224, 4, True), *[(224, 10, False), (224, 10, True)] * 3]
-    assert results[0].allocated_mib == 80.0
+    assert loader.visits[2:8] == [(224, 100, False), (224, 100, True)] * 3
+    assert results[0].allocated_mib == 70.0
+
+
+def test_visits_too_short_to_outlast_a_full_queue_are_refused(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.parse_arguments([str(tmp_path)]).steps >= 100
+    with pytest.raises(SystemExit):
+        script.parse_arguments([str(tmp_path), "--steps", "6"])
+    assert "--steps must be at least 100" in capsys.readouterr().err
+
+
+def test_batches_that_were_ready_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, trained, taken = Trainer("squeezenet1_1", "cpu"), list[int](), itertools.count()
+    monkeypatch.setattr(trainer, "step", lambda images, labels: trained.append(int(labels)))
+    batches = ((torch.zeros(1), torch.tensor([number])) for number in taken)
+    trainer.run(batches, 5, batches_ahead=12)
+    assert trained == [0, 1, 2, *range(15, 20)]  # those between were ready before the clock started
 
 
 def test_epochs_are_compared_with_those_of_the_first_schedule(script: ModuleType) -> None:

@@ -99,7 +99,7 @@ class Runner:
 
         Args:
             size: side in pixels; :meth:`first_batch` has been called for it.
-            num_batches: steps to time, after three that are not.
+            num_batches: steps to time, after three that are not. The queue is empty when the clock starts.
             model: see :class:`tools.bench.training.Trainer`.
             in_memory: whether to train on one batch again and again instead of the loader's.
         """
@@ -107,7 +107,8 @@ class Runner:
         stream: Iterator[Any] = self._streams[size,]
         if in_memory:
             stream = itertools.repeat(next(stream))
-        rate = trainer.run(map(normalized, stream), num_batches)
+        ahead = 0 if in_memory else self._contender.batches_ahead
+        rate = trainer.run(map(normalized, stream), num_batches, batches_ahead=ahead)
         wait_until_idle()
         return rate
 

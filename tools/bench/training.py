@@ -100,10 +100,22 @@ class Trainer:
         loss.backward()
         self._optimizer.step()
 
-    def run(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], num_batches: int) -> TrainingRate:
-        """Train on some batches, after a few that are not timed."""
+    def run(
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], num_batches: int, *, batches_ahead: int = 0
+    ) -> TrainingRate:
+        """Train on some batches, after a few that are not timed.
+
+        Args:
+            batches: images as :func:`normalized` returns them, and labels.
+            num_batches: steps on the clock.
+            batches_ahead: batches that may be ready before they are asked for. They are thrown away before the clock
+                starts: a queue that was full at the start would feed the first steps whatever the loader's speed.
+        """
         for _ in range(_UNTIMED_STEPS):
             self.step(*next(batches))
+        self.synchronize()
+        for _ in range(batches_ahead):
+            next(batches)
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
