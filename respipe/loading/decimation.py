@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch.nn import functional as F
 
@@ -26,9 +28,15 @@ def blur_and_decimate(images: torch.Tensor, ratio: int) -> torch.Tensor:
         "the ratio divides the sides"
     )
     channels = images.shape[1]
-    taps = torch.tensor(_BINOMIAL, dtype=images.dtype).to(images.device, non_blocking=True)
-    kernel = torch.outer(taps, taps).expand(channels, 1, 5, 5)
+    kernel = _kernel(images.dtype, images.device).expand(channels, 1, 5, 5)
     while ratio > 1:
         images = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=channels)
         ratio //= 2
     return images
+
+
+@lru_cache
+def _kernel(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(5, 5): the filter in both axes, copied to each device once."""
+    taps = torch.tensor(_BINOMIAL, dtype=dtype, device=device)
+    return torch.outer(taps, taps)

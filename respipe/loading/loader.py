@@ -17,7 +17,7 @@ from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
 from respipe.loading.epoch_setter import EpochSetter
-from respipe.loading.placement import Placement, check_device, hand_over
+from respipe.loading.placement import HandOver, Placement, check_device
 from respipe.loading.position import LoaderState
 from respipe.loading.prefetch import prefetch
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
@@ -121,6 +121,7 @@ class Loader:
         _check_prefetching(num_prefetch, prefetch_bytes)
         self._share = rank, world_size
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
+        self._hand_over = HandOver()
         self._batch_transform = batch_transform
         self._num_prefetch, self._prefetch_bytes = num_prefetch, prefetch_bytes
         self._stall_timeout, self._with_spec = stall_timeout, with_spec
@@ -298,7 +299,7 @@ class Loader:
         try:
             for plan, images, labels, ready in source:
                 if ready is not None:
-                    hand_over((*images, labels), ready)
+                    self._hand_over((*images, labels), ready)
                 batch: Batch = (images[0] if len(images) == 1 else images, labels)
                 if self._batch_transform is not None:
                     batch = self._transformed(plan, *batch)

@@ -20,7 +20,7 @@ import torch
 import respipe
 from respipe.errors import CorruptImageError
 from respipe.loading.loader import Loader
-from respipe.loading.placement import Placement
+from respipe.loading.placement import HandOver, Placement
 from respipe.schedules import Constant, MixSize
 from tests.engines import needs_dali, needs_ffcv
 from tests.loaders import SCHEDULE, InTurn, Mixed, make
@@ -179,6 +179,25 @@ def test_memory_stays_flat_over_size_changes(backend: str, device: str) -> None:
             used.append(used_mib(device))
     # An allocator that kept the memory of every epoch apart would ask for 20 MiB or more each time.
     assert max(used[10:]) - max(used[:10]) < 128, used
+
+
+@pytest.mark.gpu
+def test_memory_is_bounded_however_far_the_host_runs_ahead() -> None:
+    size, batch = 160, 2
+    options: dict[str, Any] = {"batch_size": batch, "backend": "tiles", "device": "cuda", "num_prefetch": 2}
+    peaks: list[int] = []
+    with make_loader(Constant(size), **options) as loader:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for _ in range(10):
+            for images, _, _ in loader:
+                torch.cuda._sleep(20_000_000)  # some 10 ms of work that take the host none
+                images.mean()
+            peaks.append(torch.cuda.max_memory_allocated() - before)
+    # Those that wait, one in the thread's hands with what it is computed from, and those in use.
+    bound = (2 + 2 + HandOver().most + 1) * batch * 3 * size**2 * 4
+    assert max(peaks) <= bound, (peaks, bound)
 
 
 # Damage
