@@ -80,7 +80,10 @@ class StoredLevels:
             exec_dynamic=True,
         )
         while True:
-            (images,) = to_torch(pipeline.run(), torch.device(self._settings.device))
+            (images,) = to_torch(pipeline.run())
+            if self._settings.on_gpu:
+                images = images.clone()  # DALI's own memory is overwritten
+                self._settings.synchronize()
             yield images.permute(0, 3, 1, 2), labels.popleft().to(self._settings.device)
 
     def _plans(self, dataset: Repeated, size: int) -> Iterator[BatchPlan]:

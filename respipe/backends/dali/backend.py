@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from respipe.backends.dali.pipeline import DaliPipeline, Variant, import_dali
+from respipe.backends.dali.pipeline import DaliPipeline, Variant, blames_the_machine, import_dali
 from respipe.backends.encoded import CropReader, EncodedCrops
 from respipe.backends.reference import corrupt_image, decode_upright
 from respipe.backends.routing import Route, route
@@ -23,8 +23,9 @@ class DaliBackend:
     JPEGs of a ``.beton`` that have restart markers are cut before DALI sees them, so that it decodes no more than the
     crop needs.
 
-    One DALI pipeline for each number of sizes, with and without padding, is built when it is first needed, and again
-    when a batch is larger than any before. Pixels come back on ``device``.
+    One DALI pipeline for each number of sizes is built when it is first needed, for the largest batch that
+    :meth:`prepare` was told of; on a CPU another one for crops that reach over the edge. Pixels come back on
+    ``device``.
 
     Args:
         dataset: where the images are.
@@ -51,6 +52,7 @@ class DaliBackend:
         self._device = device
         self._level_margin = level_margin
         self._pipelines: dict[Variant, DaliPipeline] = {}
+        self._max_images = 1
         self._failed = False
         # In place of a batch that could not be read, why not.
         self._batches: deque[_Batch | CorruptImageError] = deque()
@@ -59,6 +61,10 @@ class DaliBackend:
     def room(self, plan: BatchPlan) -> int:
         """See :class:`respipe.backends.base.Backend`; threads of DALI's own see to the rest."""
         return 2
+
+    def prepare(self, max_images: int) -> None:
+        """Build pipelines for batches of up to so many images; see :class:`respipe.backends.base.Backend`."""
+        self._max_images = max(self._max_images, max_images)
 
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
@@ -69,7 +75,9 @@ class DaliBackend:
             self._batches.append(error)
             return
         nested = bool((routed.boxes != routed.boxes[:, :1]).any())
-        variant = Variant(len(plan.step.sizes), padded=_reach_outside(routed), nested=nested)
+        variant = Variant(
+            len(plan.step.sizes), padded=self._device.type == "cuda" or _reach_outside(routed), nested=nested
+        )
         pipeline = None
         if len(plan):
             pipeline = self._pipeline(variant, len(plan))
@@ -90,9 +98,10 @@ class DaliBackend:
             return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
         try:
             return batch.pipeline.collect()
-        except RuntimeError as error:
+        except Exception as error:
             self._failed = True
-            corruption = self._find_corrupt(batch)
+            probe = isinstance(error, RuntimeError) and not blames_the_machine(error)
+            corruption = self._find_corrupt(batch) if probe else None
             if corruption is None:
                 raise
             raise corruption from error
@@ -126,7 +135,7 @@ class DaliBackend:
         pipeline = self._pipelines.get(variant)
         if pipeline is None or pipeline.max_batch_size < num_images:
             # Batches in flight keep the pipeline they are in alive until they are collected.
-            pipeline = self._pipelines[variant] = self._build(variant, num_images)
+            pipeline = self._pipelines[variant] = self._build(variant, max(num_images, self._max_images))
         return pipeline
 
     def _build(self, variant: Variant, max_batch_size: int) -> DaliPipeline:
@@ -147,7 +156,9 @@ class DaliBackend:
                 probe.submit(alone, batch.plan.flips[row : row + 1], batch.plan.step.sizes)
                 probe.collect()
                 continue
-            except RuntimeError:
+            except RuntimeError as error:
+                if blames_the_machine(error):
+                    raise
                 reason = "DALI does not take it, though Pillow does; convert it to JPEG, or choose backend='reference'"
             try:
                 decode_upright(self._dataset, index, level)

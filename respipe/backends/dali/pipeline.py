@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import itertools
 import os
+import re
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ class Variant:
 
     Args:
         num_sizes: outputs per image.
-        padded: whether crops may reach over the image's edge.
+        padded: whether crops may reach over the image's edge. On a GPU one pipeline does for both, and this is True.
         nested: whether each size has a crop of its own.
     """
 
@@ -97,6 +98,8 @@ class DaliPipeline:
         # Declared before the images below it so that it dies first: its threads read them where they lie.
         self._pipe: Any = _build(variant, max_batch_size, num_threads, device)
         self._in_flight: deque[Sequence[Bytes]] = deque()
+        # On a GPU: the end of the last batch's copying, with what it reads.
+        self._copying: tuple[torch.cuda.Event, Any] | None = None
         _pipes.add(self._pipe)
 
     def submit(self, encoded: EncodedCrops, flips: NDArray[np.bool_], sizes: Sequence[int]) -> None:
@@ -119,14 +122,31 @@ class DaliPipeline:
         Raises:
             RuntimeError: DALI cannot decode one of its images.
         """
-        try:
-            return to_torch(self._pipe.outputs(), self._device)
-        finally:
-            self._in_flight.popleft()
+        images = self._in_flight.popleft()
+        if self._device.type != "cuda":
+            return to_torch(self._pipe.outputs())
+        # Nobody here waits for the GPU to decode: the copies do, on their stream.
+        stream = torch.cuda.current_stream(self._device)
+        outputs = to_torch(self._pipe.outputs(stream))
+        # DALI would reuse GPU memory when a tensor is dropped, without waiting for kernels that still read it. Memory
+        # of torch's own allocator is safe to drop; DALI's is too, once the copying has ended.
+        copies = tuple(output.clone() for output in outputs)
+        copied = torch.cuda.Event(blocking=True)
+        copied.record(stream)
+        self._end_copying()
+        self._copying = copied, (outputs, images)
+        return copies
 
     def close(self) -> None:
         """End DALI's threads now: left to the garbage collector, those of many failed pipelines might add up."""
+        self._end_copying()
         self._pipe._shutdown()  # noqa: SLF001 - DALI has no public way
+
+    def _end_copying(self) -> None:
+        """Wait until the copying of the last batch has ended, which by then it mostly has."""
+        if self._copying is not None:
+            self._copying[0].synchronize()
+            self._copying = None
 
 
 _pipes: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -211,16 +231,24 @@ def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, o
     return fn.slice(decoded, start=anchors, shape=shapes, axis_names="HW", out_of_bounds_policy="pad", fill_values=0)
 
 
-def to_torch(outputs: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What a pipeline that runs on ``device`` returned, as tensors that own their memory."""
-    tensors = tuple(torch.from_dlpack(output.as_tensor()) for output in outputs)
-    if device.type != "cuda":
-        return tensors
-    # DALI would reuse GPU memory when a tensor is dropped, without waiting for kernels that still read it. Memory of
-    # torch's own allocator is safe to drop; DALI's is too, once the copying has ended.
-    copies = tuple(tensor.clone() for tensor in tensors)
-    torch.cuda.current_stream(device).synchronize()
-    return copies
+def to_torch(outputs: Any) -> tuple[torch.Tensor, ...]:
+    """What a pipeline returned, as tensors of DALI's memory."""
+    return tuple(torch.from_dlpack(output.as_tensor()) for output in outputs)
+
+
+_NOT_AN_IMAGE = re.compile(
+    r"CUDA (runtime API |driver API )?error|cudaError[A-Z]|CUDA_ERROR_|CUDA allocation failed|out of memory|bad_alloc"
+    r"|fail(ed|ure) to allocate",
+    re.IGNORECASE,
+)
+
+
+def blames_the_machine(error: Exception) -> bool:
+    """Whether an error is one of memory or of CUDA: no image has caused it, and decoding again would not help.
+
+    DALI raises RuntimeErrors for everything, whose texts quote what its libraries said; torch's are subclasses of it.
+    """
+    return isinstance(error, MemoryError) or _NOT_AN_IMAGE.search(str(error)) is not None
 
 
 def import_dali() -> Any:
