@@ -147,7 +147,7 @@ class HandOver:
     """
 
     most: int = 4
-    _done: deque[torch.cuda.Event] = field(default_factory=deque, init=False)
+    _done: deque[torch.cuda.Event] = field(default_factory=deque[torch.cuda.Event], init=False)
 
     def __call__(self, tensors: Sequence[torch.Tensor], ready: torch.Event) -> None:
         """Let the consumer's stream wait for a copy, and the allocator for the consumer before it reuses the memory.
