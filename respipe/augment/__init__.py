@@ -6,6 +6,7 @@ backend, and resumes exactly.
 
 from __future__ import annotations
 
+from respipe.augment.mixing import Mixing
 from respipe.augment.policies import (
     AugMix,
     AutoAugment,
@@ -30,6 +31,7 @@ __all__ = [
     "ColorJitter",
     "Cutout",
     "GaussianBlur",
+    "Mixing",
     "Posterize",
     "RandAugment",
     "RandomApply",

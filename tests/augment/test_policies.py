@@ -167,7 +167,7 @@ def two_sample_chi_square(one: Counter[Any], other: Counter[Any]) -> tuple[float
 def test_operations_and_magnitudes_are_as_frequent_as_torchvisions(
     policy: Policy, transform: Any, ops_that_do_nothing: int
 ) -> None:
-    count = 3000
+    count = 500 if isinstance(policy, AugMix) else 3000
     found, wanted = ours(policy, 4 * count), torchvisions(transform, count)
     if ops_that_do_nothing:  # an operation left out is not carried out at all there
         found[Op.IDENTITY, 0.0] = 0
