@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from PIL import Image
 
@@ -12,7 +10,7 @@ from respipe.backends.routing import Route
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
-from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
+from respipe.storage.upright import BrokenImageError, decode
 
 
 class ReferenceBackend(ThreadedBackend):
@@ -41,7 +39,7 @@ def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
     """One stored image as upright RGB.
 
     Raises:
-        CorruptImageError: Pillow cannot decode it, or its size is not the recorded one.
+        CorruptImageError: it cannot be decoded without a complaint, or its size is not the recorded one.
     """
     stored = dataset.levels[level]
     height, width = int(stored.heights[index]), int(stored.widths[index])
@@ -49,10 +47,12 @@ def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
     if stored.raw[index]:
         return Image.fromarray(data.reshape(height, width, 3))
     try:
-        with Image.open(io.BytesIO(data.data), formats=FORMATS) as opened:
-            image = upright_rgb(opened)
-    except UNREADABLE as error:
+        decoded = decode(data.tobytes())
+    except BrokenImageError as error:
         raise corrupt_image(dataset, index, level, str(error)) from error
+    if decoded.warnings:
+        raise corrupt_image(dataset, index, level, decoded.warnings[0])
+    image = decoded.image
     if image.size != (width, height):
         found = f"{image.width} x {image.height} pixels where {width} x {height} were recorded"
         raise corrupt_image(dataset, index, level, found)

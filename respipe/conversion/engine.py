@@ -17,7 +17,6 @@ import PIL
 from PIL import features
 
 import respipe
-from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
@@ -29,6 +28,7 @@ from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid
 from respipe.storage.beton.writer import BetonWriter
+from respipe.storage.upright import BrokenImageError
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from respipe.conversion.decode import DecodedImage, decode
 from respipe.conversion.encode import encode
 from respipe.conversion.settings import ConversionSettings
 from respipe.storage.beton.pages import Pyramid, StoredImage
+from respipe.storage.upright import DecodedImage, decode
 
 # A JPEG that is longer than its pixels plus this carries mostly other things: not worth keeping as it is.
 _METADATA_ALLOWANCE = 64 << 10
@@ -29,7 +29,7 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     Raises:
         BrokenImageError: the source cannot be decoded.
     """
-    decoded = decode(data)
+    decoded = decode(data, collect_warnings=True)
     image = decoded.image
     longest = max(image.size)
     fits = longest <= settings.levels[0]

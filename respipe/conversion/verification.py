@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from respipe.conversion.decode import BrokenImageError
-from respipe.conversion.decode import decode as decode_image
 from respipe.conversion.sources.folder import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.padding import find_stray_bytes
+from respipe.storage.upright import BrokenImageError
+from respipe.storage.upright import decode as decode_image
 
 _MOST_STRAY = 20
 
@@ -150,7 +150,7 @@ class _CheckFolder:
             return DamagedImage(index=index, level="image", name=self.source.name(index), reason=reason)
 
         try:
-            complaints = decode_image(self.source.read(index)).warnings
+            complaints = decode_image(self.source.read(index), collect_warnings=True).warnings
         except (CorruptImageError, BrokenImageError) as error:
             return _Found(num_images=1, damaged=(image(str(error)),))
         return _Found(num_images=1, warned=tuple(map(image, complaints)))
@@ -188,7 +188,7 @@ class _CheckBeton:
         if problem is not None or not self.decode or level.raw[index]:
             return problem
         try:
-            decoded = decode_image(self.dataset.encoded(index, number).tobytes())
+            decoded = decode_image(self.dataset.encoded(index, number).tobytes(), collect_warnings=True)
         except BrokenImageError as error:
             return str(error)
         if decoded.image.size != (level.widths[index], level.heights[index]):

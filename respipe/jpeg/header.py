@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -10,17 +9,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.jpeg.markers import APP0, APP1, APP14, DRI, EOI, SOI, SOS
+from respipe.jpeg.markers import APP0, APP14, DRI, EOI, SOI, SOS
 
 Coding = Literal["baseline", "extended", "progressive", "other"]
 Colour = Literal["gray", "ycbcr", "rgb", "cmyk", "other"]
 
 _CODINGS: dict[int, Coding] = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_STANDALONE = {0x01, *range(0xD0, 0xD8)}
-_ORIENTATION_TAG = 0x0112
-_INTEGER_SIZES = {1: 1, 3: 2, 4: 4}  # bytes of TIFF's BYTE, SHORT and LONG
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # and that of JPEG-LS
+_STANDALONE = {0x00, 0x01, *range(0xD0, 0xD8), SOI, EOI}  # not in a header, though libjpeg skips some of them
 
 
 class JpegError(ValueError):
@@ -32,40 +28,43 @@ class JpegHeader:
     """The header of a JPEG up to its first scan.
 
     Args:
-        height, width: size in pixels as stored, before any rotation by ``orientation``.
+        height, width: size in pixels as stored, before any rotation.
+        marker: second byte of the frame header's marker, which tells the coding.
         precision: bits per sample.
         coding: kind of entropy coding.
-        colour: what the components are, as libjpeg concludes it.
+        colour: what the components are, as libjpeg concludes it; "other" where decoders may conclude otherwise.
         sampling: (horizontal, vertical) sampling factor of each component.
-        orientation: EXIF orientation, 1 where the image says nothing.
         restart_interval: MCUs between restart markers, 0 for none.
         scan_start: place of the first entropy-coded byte.
     """
 
     height: int
     width: int
+    marker: int
     precision: int
     coding: Coding
     colour: Colour
     sampling: tuple[tuple[int, int], ...]
-    orientation: int
     restart_interval: int
     scan_start: int
 
     @property
-    def upright(self) -> bool:
-        """Whether the pixels are stored the way they are to be seen."""
-        return not 2 <= self.orientation <= 8
+    def common_sampling(self) -> bool:
+        """Whether the colour is subsampled in one of the ways that libjpeg-turbo has a name for."""
+        factors = self.sampling
+        return len(factors) == 1 or (
+            factors[0] in {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)} and set(factors[1:]) <= {(1, 1)}
+        )
+
+    @property
+    def usual(self) -> bool:
+        """Whether it has 8 bits, gray or YCbCr, with a common chroma subsampling."""
+        return self.precision == 8 and self.colour in ("gray", "ycbcr") and self.common_sampling
 
     @property
     def plain(self) -> bool:
-        """Whether every JPEG decoder, also one in hardware, can be expected to show it right.
-
-        That is: baseline, 8 bits, gray or YCbCr with a common chroma subsampling, upright.
-        """
-        common = self.sampling[0] in {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)} and set(self.sampling[1:]) <= {(1, 1)}
-        colours = self.colour == "gray" or (self.colour == "ycbcr" and common)
-        return self.coding == "baseline" and self.precision == 8 and colours and self.upright
+        """Whether every JPEG decoder, also one in hardware, can be expected to show it right: usual and baseline."""
+        return self.usual and self.coding == "baseline"
 
 
 def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
@@ -78,13 +77,13 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
         JpegError: it is no JPEG, or ends before the first scan.
     """
     view = _view(data)
-    frame: tuple[Coding, memoryview] | None = None
-    found: dict[int, list[bytes]] = {APP0: [], APP1: [], APP14: []}
+    frame: tuple[int, memoryview] | None = None
+    found: dict[int, list[bytes]] = {APP0: [], APP14: []}
     restart_interval = scan_start = 0
     for marker, start, end in segments(view):
         body = view[start:end]
         if marker in _FRAMES and frame is None:
-            frame = _CODINGS.get(marker, "other"), body
+            frame = marker, body
         elif marker in found:
             found[marker].append(bytes(body))
         elif marker == DRI and len(body) >= 2:
@@ -93,16 +92,16 @@ def read_header(data: bytes | NDArray[np.uint8]) -> JpegHeader:
             scan_start = end
     if frame is None:
         raise JpegError("its first scan comes before its frame header")
-    coding, body = frame
+    marker, body = frame
     sampling, identifiers = _components(body)
     return JpegHeader(
         height=_number(body, 1),
         width=_number(body, 3),
+        marker=marker,
         precision=body[0],
-        coding=coding,
+        coding=_CODINGS.get(marker, "other"),
         colour=_colour(identifiers, app0=found[APP0], app14=found[APP14]),
         sampling=sampling,
-        orientation=_orientation(found[APP1]),
         restart_interval=restart_interval,
         scan_start=scan_start,
     )
@@ -148,8 +147,6 @@ def _next_segment(view: memoryview, position: int) -> tuple[int, int, int]:
         if marker == 0xFF:
             position += 1
         elif marker in _STANDALONE:
-            position += 2
-        elif marker in (EOI, SOI, 0):
             raise JpegError(f"marker ff{marker:02x} comes before its first scan")
         else:
             break
@@ -166,7 +163,9 @@ def _number(view: memoryview, position: int) -> int:
 def _components(body: memoryview) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
     """Sampling factors and identifiers of a frame header's components."""
     count = body[5] if len(body) >= 6 else 0
-    if not count or len(body) < 6 + 3 * count or not _number(body, 1) or not _number(body, 3):
+    if len(body) >= 6 and not _number(body, 1):
+        raise JpegError("its height is not in its header, but in a DNL marker after its first scan")
+    if not count or len(body) < 6 + 3 * count or not _number(body, 3):
         raise JpegError(f"its frame header {bytes(body[:24]).hex()} gives no size or no components")
     entries = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
     return tuple((entry[1] >> 4, entry[1] & 15) for entry in entries), tuple(entry[0] for entry in entries)
@@ -183,35 +182,7 @@ def _colour(identifiers: tuple[int, ...], *, app0: list[bytes], app14: list[byte
     if len(identifiers) != 3:
         return "other"
     if jfif:
-        return "ycbcr"
+        return "ycbcr" if transforms[-1:] != [0] else "other"  # for libjpeg YCbCr, for others RGB
     if transforms:
         return "rgb" if transforms[-1] == 0 else "ycbcr"
     return "rgb" if bytes(identifiers) == b"RGB" else "ycbcr"
-
-
-def _orientation(segments: list[bytes]) -> int:
-    """The EXIF orientation; else that of XMP, as Pillow reads it; else 1."""
-    for segment in segments:
-        if segment.startswith(b"Exif\x00\x00"):
-            found = _tiff_orientation(segment[6:])
-            if found is not None:
-                return found
-    for segment in segments:
-        if segment.startswith(b"http://ns.adobe.com/xap/1.0/\x00") and (match := _XMP_ORIENTATION.search(segment)):
-            return int(match[1])
-    return 1
-
-
-def _tiff_orientation(tiff: bytes) -> int | None:
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-
-    def number(position: int, size: int) -> int:
-        return int.from_bytes(tiff[position : position + size], order)
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if entry + 12 > len(tiff):
-            break
-        if number(entry, 2) == _ORIENTATION_TAG:
-            return number(entry + 8, _INTEGER_SIZES.get(number(entry + 2, 2), 2))
-    return None

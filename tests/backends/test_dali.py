@@ -24,7 +24,7 @@ from respipe.errors import CorruptImageError, MissingBackendError
 from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
-from respipe.storage.upright import upright_rgb
+from respipe.storage.upright import decode
 from tests import plans
 from tests.backends import sources
 from tests.engines import needs_dali
@@ -66,6 +66,7 @@ FORMATS = {
     "WebP": encode(PICTURE, "WEBP"),
     "WebP with alpha": encode(TRANSPARENT, "WEBP", lossless=True),
     "BMP": encode(PICTURE, "BMP"),
+    "GIF": encode(PICTURE, "GIF"),
 }
 
 
@@ -90,21 +91,11 @@ def test_every_format_gives_upright_rgb(kind: str, rule: BoxRule, tmp_path: Path
     with closing(make(dataset)) as backend:
         backend.submit(plan)
         ((found,),) = backend.collect()
-    upright = upright_rgb(Image.open(io.BytesIO(FORMATS[kind])))
+    upright = decode(FORMATS[kind]).image
     expected = crop_and_resize(upright, plan.boxes[0], hull(plan.boxes)[0], size=64, flip=False)
     difference = np.abs(found.numpy().astype(int) - expected)
     assert difference.mean() < 1.0
     assert difference.max() <= 8
-
-
-@needs_dali
-def test_a_format_that_dali_does_not_know_names_the_sample(tmp_path: Path) -> None:
-    dataset = folder_of(tmp_path, FORMATS["PNG"], encode(PICTURE, "GIF"), FORMATS["BMP"])
-    with closing(make(dataset)) as backend:
-        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
-        with pytest.raises(CorruptImageError, match=r"sample 1 .*backend='reference'") as caught:
-            backend.collect()
-    assert caught.value.index == 1
 
 
 @needs_dali
@@ -141,7 +132,7 @@ def test_an_image_smaller_than_recorded_is_corrupt(tmp_path: Path) -> None:
     (tmp_path / "class" / "0.jpg").write_bytes(encode(PICTURE.resize((20, 20)), "PNG"))
     with closing(make(dataset)) as backend:
         backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
-        with pytest.raises(CorruptImageError, match=r"sample 0 .* 20 x 20 pixels where 83 x 61"):
+        with pytest.raises(CorruptImageError, match=r"sample 0 .*another size.*20 x 20"):
             backend.collect()
 
 

@@ -42,7 +42,6 @@ def test_header_says_what_the_encoder_was_told(subsampling: str, progressive: bo
     assert header.colour == "ycbcr"
     assert header.sampling == (SAMPLING[subsampling], (1, 1), (1, 1))
     assert header.restart_interval == 3
-    assert (header.orientation, header.upright) == (1, True)
     assert header.plain is not progressive
 
 
@@ -60,22 +59,6 @@ def test_colours_are_told_apart() -> None:
     as_rgb = jpeg(keep_rgb=True)
     assert read_header(as_rgb).colour == "rgb"
     assert not read_header(as_rgb).plain
-
-
-@pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_orientation_is_that_of_pillow(orientation: int, order: str) -> None:
-    data = jpeg(exif=exif(orientation, order))
-    header = read_header(data)
-    assert header.orientation == Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
-    assert header.upright == header.plain == (orientation in (0, 1, 9))
-
-
-def test_xmp_orientation_counts_where_exif_has_none() -> None:
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
-    data = jpeg(xmp=xmp)
-    assert read_header(data).orientation == Image.open(io.BytesIO(data)).getexif()[0x0112] == 8
-    assert read_header(jpeg(xmp=xmp, exif=exif(3))).orientation == 3
 
 
 def test_end_marker_is_looked_for_behind_the_scan() -> None:
@@ -108,12 +91,21 @@ def test_what_is_no_jpeg_is_refused(data: bytes, what: str) -> None:
         read_header(data)
 
 
-def test_frame_without_a_size_is_refused() -> None:
+@pytest.mark.parametrize(("place", "what"), [(5, "height is .* in a DNL marker"), (7, "gives no size")])
+def test_frame_without_a_size_is_refused(place: int, what: str) -> None:
     data = bytearray(jpeg())
-    place = data.index(b"\xff\xc0") + 5
+    place += data.index(b"\xff\xc0")
     data[place : place + 2] = b"\0\0"
-    with pytest.raises(JpegError, match="gives no size"):
+    with pytest.raises(JpegError, match=what):
         read_header(bytes(data))
+
+
+def test_marks_that_decoders_take_differently_leave_the_colour_open() -> None:
+    data = jpeg()
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0"
+    assert read_header(data[:2] + adobe + b"\1" + data[2:]).colour == "ycbcr"
+    assert read_header(data[:2] + adobe + b"\0" + data[2:]).colour == "other"  # beside JFIF's
+    assert read_header(data[:2] + adobe + b"\0" + data[20:]).colour == "rgb"
 
 
 def test_every_beginning_of_a_jpeg_is_refused_or_has_the_header() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.folder import FolderDataset
@@ -37,7 +38,11 @@ def test_folder_is_a_dataset_of_upright_images(folder: Path) -> None:
     assert (level.heights.dtype, level.widths.dtype, level.raw.dtype) == (np.int32, np.int32, np.bool_)
     assert not level.raw.any()
     assert dataset.name(2) == "b/2.webp"
-    assert dataset.encoded(2).tobytes() == (folder / "b/2.webp").read_bytes()
+    assert dataset.encoded(0).tobytes() == (folder / "a/0.jpg").read_bytes()
+    for index, name in ((2, "b/2.webp"), (4, "b/4.jpg")):  # not for engines to judge
+        with Image.open(io.BytesIO(dataset.encoded(index))) as found, Image.open(folder / name) as expected:
+            assert found.format == "PPM"
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(ImageOps.exif_transpose(expected)))
     assert not dataset.encoded(2).flags.writeable
     for index in range(5):
         dataset.check(index)
@@ -61,12 +66,12 @@ def test_unreadable_files_are_counted_and_named(folder: Path) -> None:
         FolderDataset(folder)
 
 
-@pytest.mark.parametrize("name", ["a/0.jpg", "a/1.png", "b/2.webp"])
+@pytest.mark.parametrize("name", ["a/0.jpg", "a/1.png", "b/2.webp", "b/4.jpg"])
 def test_check_finds_files_cut_off_since_the_folder_was_opened(folder: Path, name: str) -> None:
     dataset = FolderDataset(folder)
     index = [dataset.name(number) for number in range(5)].index(name)
     data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[:-12])
+    (folder / name).write_bytes(data[:-40])
     with pytest.raises(CorruptImageError, match=f"sample {index} .{name}. is damaged") as caught:
         dataset.check(index)
     assert caught.value.index == index

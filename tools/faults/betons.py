@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from respipe.conversion import convert
-from respipe.conversion.decode import BrokenImageError
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.conversion.sources.beton import BetonSource
@@ -26,6 +25,7 @@ from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.format import HEADER
 from respipe.storage.beton.padding import find_stray_bytes
 from respipe.storage.dataset import Bytes
+from respipe.storage.upright import BrokenImageError
 
 from .guarded import GuardedMemory
 from .images import picture, sound_images

@@ -14,7 +14,6 @@ from PIL import Image
 
 from respipe.backends.base import Backend
 from respipe.backends.registry import make_backend
-from respipe.conversion.decode import BrokenImageError, decode
 from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
@@ -25,6 +24,7 @@ from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.fields import Column
+from respipe.storage.upright import BrokenImageError, decode
 
 from .guarded import GuardedMemory
 from .mutations import mutated

@@ -6,13 +6,13 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from respipe.backends.reference import crop_and_resize
 from respipe.jpeg import cut as cutting
 from respipe.jpeg.header import JpegError
 from respipe.planning.boxes import hull
-from respipe.storage.upright import FORMATS, UNREADABLE, upright_rgb
+from respipe.storage.upright import FORMATS
 
 Pixels = NDArray[np.uint8]
 
@@ -61,8 +61,9 @@ def crop_of_whole(
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if late:
                 opened.draft("YCbCr", None)
-            image = upright_rgb(opened) if opened.mode != "YCbCr" else opened.convert("YCbCr")
-    except UNREADABLE:
+            upright = ImageOps.exif_transpose(opened)
+            image = upright if upright.mode == "YCbCr" else upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False

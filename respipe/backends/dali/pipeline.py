@@ -218,16 +218,14 @@ def _region(fn: Any, types: Any, cropped: Any, number: int, *, nested: bool) -> 
 def _cropped(fn: Any, images: Any, anchors: Any, shapes: Any, *, padded: bool, on_gpu: bool) -> Any:
     """Decode images and cut out the hulls of their crops. The only place where CPU and GPU differ.
 
-    EXIF orientation is applied before cropping, so that boxes count in pixels of the upright image.
+    DALI does not turn images: datasets hand over upright ones, of whose EXIF tags DALI might think otherwise.
     """
     if not on_gpu and not padded:
         # Skips what lies outside the hull, and gives the pixels that cropping the whole image would.
-        return fn.decoders.image_slice(images, start=anchors, shape=shapes, axis_names="HW")
+        return fn.decoders.image_slice(images, start=anchors, shape=shapes, axis_names="HW", adjust_orientation=False)
     # On a GPU always whole images: decoding regions there crashes with some versions of nvImageCodec.
-    if on_gpu:
-        decoded = fn.decoders.image(images, device="mixed", hw_decoder_load=HW_DECODER_LOAD, jpeg_fancy_upsampling=True)
-    else:
-        decoded = fn.decoders.image(images)
+    on_device = {"device": "mixed", "hw_decoder_load": HW_DECODER_LOAD, "jpeg_fancy_upsampling": True}
+    decoded = fn.decoders.image(images, adjust_orientation=False, **(on_device if on_gpu else {}))
     return fn.slice(decoded, start=anchors, shape=shapes, axis_names="HW", out_of_bounds_policy="pad", fill_values=0)
 
 
