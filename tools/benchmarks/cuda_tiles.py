@@ -2,7 +2,7 @@
 
 Every restart interval is a stream of its own of about a hundred bytes, whose place is known. A batch has tens of
 thousands. The host gathers those that the crops touch, without the stuffed zeros, sorted by length, so that the threads
-of a warp end together. K1 decodes an interval in each thread to coefficients; K2 transforms blocks to planes of samples.
+of a warp end together. K1 decodes an interval in each thread to coefficients, and K2 transforms blocks to samples.
 
     python -m tools.benchmarks.cuda_tiles DATA --json benchmarks/cuda_tiles.json
 
@@ -31,7 +31,6 @@ from numba import cuda
 from numpy.typing import NDArray
 
 import respipe
-from respipe.backends.pool.compiled import stored_images
 from respipe.backends.routing import route
 from respipe.backends.tiles.dct import BASIS, COLUMNS
 from respipe.backends.tiles.decode import _covered_intervals, covering_region
@@ -454,7 +453,9 @@ def crops_of(dataset: Any, size: int, number: int) -> tuple[NDArray[np.int64], N
     while sum(map(len, stored)) < number:
         for batch in plan.local_batches(epoch, 0):
             routed = route(dataset.levels, batch)
-            stored.append(stored_images(dataset, batch, routed)[:, :2])
+            levels = [dataset.levels[number] for number in routed.levels]
+            places = [(one.offsets[i], one.sizes[i]) for one, i in zip(levels, batch.indices, strict=True)]
+            stored.append(np.array(places, np.int64))
             covers.append(routed.covers)
         epoch += 1
     return np.concatenate(stored)[:number], np.concatenate(covers)[:number]
@@ -480,7 +481,7 @@ def measure(dataset: Any, size: int, *, batch_size: int, rounds: int) -> dict[st
     gathering: list[float] = []
     for _ in range(3):
         start = time.perf_counter()
-        batch = gather(dataset.memory, stored, covers)
+        batch = gather(dataset.buffers[0], stored, covers)
         gathering.append(1e3 * (time.perf_counter() - start))
     decoder = Decoder(batch)
     words, stream = cuda.device_array_like(batch.words), cuda.stream()

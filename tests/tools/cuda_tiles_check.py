@@ -1,16 +1,16 @@
-"""Decodes crops with the simulated kernels of ``tools.benchmarks.cuda_tiles``, and compares them with tiles.
+"""Decodes crops with the kernels of ``tools.benchmarks.cuda_tiles``, and compares them with the tiles backend.
 
-A script, since Numba must be told of the simulator before it is imported::
+A script, since Numba must be told of its simulator of GPUs before it is imported::
 
-    NUMBA_ENABLE_CUDASIM=1 python -m tests.tools.cuda_simulation FILE.beton NUMBER [SIDE]
+    NUMBA_ENABLE_CUDASIM=1 python -m tests.tools.cuda_tiles_check FILE.beton NUMBER SIDE
 
-takes so many crops of at most so many pixels a side, in turn from all levels of the file. Exits with 0 where all holds.
+takes so many crops of at most so many pixels a side, in turn from all levels of the file, then damages some of them.
+Without the variable it runs on a GPU. Exits with 0 where all holds.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class Crop:
 def crops_of(path: str, number: int, side: int) -> tuple[NDArray[np.uint8], list[Crop]]:
     """A file, and crops of its images from all levels in turn."""
     dataset, rng, crops = open_dataset(path), np.random.default_rng(0), list[Crop]()
-    memory: Any = dataset.memory
+    (memory,) = dataset.buffers
     for i in range(number):
         sample, level = int(rng.integers(len(dataset))), dataset.levels[i % len(dataset.levels)]
         shape = np.array([level.heights[sample], level.widths[sample]], np.int64)
