@@ -21,15 +21,17 @@ import importlib
 import logging
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from respipe.errors import StorageError
+import numpy as np
+
+from respipe.errors import ConversionError, StorageError
 from respipe.storage.dataset import Records
-from respipe.storage.fields import Column, Computed, kind_of
+from respipe.storage.fields import Column, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -205,10 +207,49 @@ class Derived:
 
 
 def with_labels(images: LabelledImages) -> Source:
-    """A source of images whose labels are a method."""
-    first = images.label(0) if len(images) else None
-    fields: dict[str, Column] = {}
-    if first is not None:
-        values = Computed(images.label, len(images))
-        fields["label"] = Column(kind=kind_of(first), values=values, classes=images.classes)
-    return Derived(source=images, fields=fields, fingerprint=images.fingerprint)
+    """A source of images whose labels are a method.
+
+    Raises:
+        ConversionError: the labels are not all of one kind.
+    """
+    labels = label_column([images.label(index) for index in range(len(images))], images.classes, images.name)
+    return Derived(source=images, fields={} if labels is None else {"label": labels}, fingerprint=images.fingerprint)
+
+
+def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Callable[[int], str]) -> Column | None:
+    """Labels of any kind as a column; None where no sample has one.
+
+    Args:
+        labels: whole numbers are classes, other numbers floats, sequences of numbers vectors, and strings class names.
+        classes: class names in the order of their numbers; for labels that are names, by default their sorted set.
+        name: gives a sample's name, for errors.
+
+    Raises:
+        ConversionError: the labels are not all of one kind, vectors not of one length, or names not in ``classes``.
+    """
+    try:
+        kinds = [None if label is None else kind_of(label) for label in labels]
+    except TypeError as error:
+        raise ConversionError(f"The labels of the source cannot be stored. {error}") from error
+    numbers = {"float", "class"}
+    kind = "float" if {*kinds} == numbers else kinds[0] if kinds else None
+    for index, other in enumerate(kinds):
+        if other != kind and {kind, other} != numbers:
+            raise ConversionError(
+                f"The labels of the source must be of one kind; that of {name(0)} is {labels[0]!r}, that of "
+                f"{name(index)} is {labels[index]!r}."
+            )
+    if kind is None:
+        return None
+    if kind == "text":
+        known = tuple(sorted({*labels})) if classes is None else tuple(classes)
+        if unknown := sorted({*labels} - {*known}):
+            raise ConversionError(f"The labels of the source must be among its classes; {unknown[0]!r} is not one.")
+        places = {text: number for number, text in enumerate(known)}
+        return Column(kind="class", values=np.array([places[text] for text in labels], np.int64), classes=known)
+    column = Column(kind=kind, values=labels, length=len(labels[0]) if kind == "vector" else None)
+    try:
+        column = column.holding([column.checked(index) for index in range(len(labels))])
+    except ValueError as error:
+        raise ConversionError(f"The labels of the source must be alike: {error}.") from error
+    return replace(column, classes=tuple(classes)) if kind == "class" and classes is not None else column
