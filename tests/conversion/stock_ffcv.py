@@ -30,7 +30,10 @@ def pictures() -> list[np.ndarray]:
 
 def load(path: str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels, by code that knows of these two fields alone."""
-    pipelines = {"image": [SimpleRGBImageDecoder(), ToTensor()], "label": [(FloatDecoder if "float" in path else IntDecoder)(), ToTensor()]}
+    pipelines = {
+        "image": [SimpleRGBImageDecoder(), ToTensor()],
+        "label": [(FloatDecoder if "float" in path else IntDecoder)(), ToTensor()],
+    }
     loader = ffcv.Loader(path, batch_size=16, num_workers=1, pipelines=pipelines, drop_last=False, **options)
     batches = [(np.array(image), np.array(label)[:, 0]) for image, label in loader]
     return np.concatenate([image for image, _ in batches]), np.concatenate([label for _, label in batches])

@@ -17,6 +17,7 @@ A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing e
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import os
@@ -30,6 +31,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from respipe.errors import ConversionError, StorageError
+from respipe.printable import printable
 from respipe.storage.dataset import Records
 from respipe.storage.fields import Column, kind_of
 
@@ -204,6 +206,58 @@ class Derived:
     def name(self, index: int) -> str:
         """See :class:`Source`."""
         return self.source.name(index)
+
+
+def with_fields(source: Source, names: Sequence[str]) -> Source:
+    """A source with its label and these of its other fields.
+
+    Raises:
+        ConversionError: it has no such field.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"`fields` must be a sequence of names; got {names!r}. Did you mean ({names!r},)?")
+    if missing := [name for name in names if name not in source.fields]:
+        known = ", ".join(f"`{name}`" for name in source.fields) or "none"
+        raise ConversionError(f"`fields` must be names of the source's fields, {known}; got {missing[0]!r}.")
+    chosen = {name: column for name, column in source.fields.items() if name == "label" or name in names}
+    if chosen.keys() == source.fields.keys():
+        return source
+    return Derived(source=source, fields=chosen, fingerprint=source.fingerprint)
+
+
+def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence[str]) -> Source:
+    """A source whose labels number other classes: matched by name.
+
+    Args:
+        source: labelled with classes whose names it knows.
+        classes_from: what has class names, or the names in order.
+
+    Raises:
+        ConversionError: one of the two has no class names, or a class of the source is not among the others.
+    """
+    if isinstance(classes_from, (str, os.PathLike)):
+        label = open_source(classes_from).fields.get("label")
+        names = None if label is None else label.classes
+    else:
+        label, names = None, tuple(classes_from)
+    own = source.fields.get("label")
+    if names is None or own is None or own.classes is None:
+        raise ConversionError(
+            f"`classes_from` must name classes, and the source have classes of its own to match them with; "
+            f"{'the source' if names is not None else classes_from} has no class names."
+        )
+    # Names are stored as they can be printed, whatever bytes a folder's name holds.
+    places = {printable(name): number for number, name in enumerate(names)}
+    if unknown := [name for name in own.classes if printable(name) not in places]:
+        raise ConversionError(
+            f"`classes_from` must name every class of the source; {len(unknown)} of {len(own.classes)} are not in it, "
+            f"first {printable(unknown[0])!r}."
+        )
+    numbers = np.array([places[printable(name)] for name in own.classes], np.int64)
+    values = numbers[own.take(np.arange(len(source)))]
+    fields = {**source.fields, "label": replace(own, values=values, classes=tuple(names))}
+    digest = hashlib.sha256("\0".join((source.fingerprint, *names)).encode("utf-8", "surrogateescape"))
+    return Derived(source=source, fields=fields, fingerprint=digest.hexdigest()[:16])
 
 
 def with_labels(images: LabelledImages) -> Source:
