@@ -10,10 +10,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import features
 
 import respipe
@@ -28,8 +29,8 @@ from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
-from respipe.storage.upright import BrokenImageError
 from respipe.storage.fields import Column
+from respipe.storage.upright import BrokenImageError
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def convert(
 def _check_labels(source: Source) -> None:
     column = source.fields.get("label")
     if column is not None and column.classes is not None and isinstance(column.values, np.ndarray):
-        labels = column.values
+        labels = cast("NDArray[Any]", column.values)
         if labels.min() < 0 or labels.max() >= len(column.classes):
             raise ConversionError(
                 f"The labels of the source must be in 0..{len(column.classes) - 1}, as it names {len(column.classes)} "

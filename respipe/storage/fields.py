@@ -80,7 +80,7 @@ class Column:
         if self.kind == "text" and isinstance(value, str):
             return value
         if self.kind in ("bytes", "mask") and isinstance(value, (bytes, bytearray, memoryview)):
-            return bytes(value)
+            return bytes(cast("bytes", value))
         array = np.asarray(value) if self.kind in _DTYPES else np.array(None)
         whole = array.dtype.kind in "biu"
         if self.kind in ("class", "integer") and whole and not array.ndim:

@@ -33,7 +33,7 @@ import numpy as np
 from respipe.errors import ConversionError, StorageError
 from respipe.printable import printable
 from respipe.storage.dataset import Records
-from respipe.storage.fields import Column, kind_of
+from respipe.storage.fields import Column, Kind, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
             f"first {printable(unknown[0])!r}."
         )
     numbers = np.array([places[printable(name)] for name in own.classes], np.int64)
-    values = numbers[own.take(np.arange(len(source)))]
+    values = numbers[np.asarray(own.take(np.arange(len(source))))]
     fields = {**source.fields, "label": replace(own, values=values, classes=tuple(names))}
     digest = hashlib.sha256("\0".join((source.fingerprint, *names)).encode("utf-8", "surrogateescape"))
     return Derived(source=source, fields=fields, fingerprint=digest.hexdigest()[:16])
@@ -301,7 +301,7 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
             raise ConversionError(f"The labels of the source must be among its classes; {unknown[0]!r} is not one.")
         places = {text: number for number, text in enumerate(known)}
         return Column(kind="class", values=np.array([places[text] for text in labels], np.int64), classes=known)
-    column = Column(kind=kind, values=labels, length=len(labels[0]) if kind == "vector" else None)
+    column = Column(kind=cast("Kind", kind), values=labels, length=len(labels[0]) if kind == "vector" else None)
     try:
         column = column.holding([column.checked(index) for index in range(len(labels))])
     except ValueError as error:
