@@ -137,7 +137,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _numpy_records() -> list[Any]:
     """What NumPy's numbers and arrays are pickled with, under the names of both of its major versions."""
-    makers = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+    makers = cast(list[Any], [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]])
     old_names = [(maker, f"numpy.core.multiarray.{maker.__name__}") for maker in makers]
     return [np.dtype, np.ndarray, *makers, *old_names, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
 
