@@ -322,7 +322,8 @@ def train_epoch(run: Run, epoch: int, meter: EpochMeter, progress: Progress, bar
     for images, labels in run.loader:
         sizes = tuple(one.shape[-1] for one in (images if isinstance(images, tuple) else (images,)))
         meter.batch_arrived(sizes)
-        step = run.loader.step - 1
+        assert run.loader.last is not None
+        _, step = run.loader.last
         rate = run.lr_scale * learning_rate(
             recipe.learning_rate, epoch=epoch, step=step, num_steps=num_steps, num_epochs=recipe.epochs
         )

@@ -1,4 +1,4 @@
-"""Checks that the fields of every schedule share."""
+"""Checks of arguments: each names the field, the rule, the value and what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_sequence(name: str, value: object) -> Sequence[Any]:
     """``value`` as a sequence of whatever it holds.
 
     Raises:
-        TypeError: it is a string or no sequence.
+        TypeError: it is a string, or not a sequence.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"`{name}` must be a sequence of integers; got {value!r}. Pass a tuple.")
@@ -64,7 +64,13 @@ def check_number(name: str, value: object, *, least: float) -> float:
     return number
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_bool(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is True or False: "false", None and 0 are none of them."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}. Pass one of them.")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}; got {value!r}. Pass one of them.")

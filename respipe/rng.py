@@ -72,11 +72,24 @@ def raw_draws(
         (count, 4) uint64, uniform over all values.
 
     Raises:
-        TypeError, ValueError: ``seed`` is no 64-bit number.
+        TypeError, ValueError: ``seed`` is not a number of 64 bits.
     """
     key = np.array([check_seed(seed), stream], dtype=np.uint64)
     counter = np.array([start, word, epoch, duplicate], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(4 * count).reshape(count, 4)
+
+
+def step_seeds(seed: int, stream: Stream, *, epoch: int, step: int, rank: int) -> tuple[int, int, int, int]:
+    """Seeds of 64 bits for other generators, the same whenever a rank comes to this step of this epoch.
+
+    Args:
+        seed: from 0, below 2**64.
+        stream: what the seeds are for.
+        epoch, step: numbers of the epoch and of the step within it, both from 0.
+        rank: number of the process.
+    """
+    first, second, third, fourth = raw_draws(seed, stream, epoch=epoch, count=1, start=step, duplicate=rank)[0].tolist()
+    return first, second, third, fourth
 
 
 def draws(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
-from respipe.planning.epoch import EpochPlan, plan_epoch, plan_evaluation
+from respipe.planning.epoch import EpochPlan, plan_epoch
+from respipe.planning.order import class_balanced
+from respipe.planning.policy import SamplingPolicy
 from respipe.planning.random_resized_crop import RandomResizedCrop
 
 __all__ = [
@@ -14,8 +16,9 @@ __all__ = [
     "EpochPlan",
     "RandomCrop",
     "RandomResizedCrop",
+    "SamplingPolicy",
     "ShiftedCenterCrop",
     "WholeImage",
+    "class_balanced",
     "plan_epoch",
-    "plan_evaluation",
 ]

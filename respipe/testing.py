@@ -147,14 +147,15 @@ class _Resume:
 
 def _batches(loader: Loader, end: int) -> Iterator[_Batch]:
     """What is left of the epochs before ``end``."""
-    for epoch in range(loader.epoch, end):
-        loader.set_epoch(epoch)
+    while loader.epoch < end:
         for images, labels, *rest in loader:
+            assert loader.last is not None
+            epoch, step = loader.last
             sizes = cast(tuple[torch.Tensor, ...], images if isinstance(images, tuple) else (images,))
             plan = rest[0] if rest and isinstance(rest[0], BatchPlan) else None
             yield _Batch(
                 epoch=epoch,
-                step=loader.step - 1,
+                step=step,
                 layout=tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in (*sizes, labels)),
                 images=tuple(_digests(tensor) for tensor in sizes),
                 labels=_digests(labels),

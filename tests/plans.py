@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -61,7 +60,7 @@ def make_nested_plan(dataset: Dataset, rule: BoxRule, *, sizes: tuple[int, ...])
     plan = make_plan(dataset, rule, sizes=sizes)
     centres = plan.boxes[:, None, :2] + plan.boxes[:, None, 2:] / 2
     sides = plan.boxes[:, None, 2:] * np.linspace(1, 0.8, len(sizes))[:, None]
-    return dataclasses.replace(plan, size_boxes=np.concatenate([centres - sides / 2, sides], axis=2))
+    return plan.replace(size_boxes=np.concatenate([centres - sides / 2, sides], axis=2))
 
 
 def make_plan(

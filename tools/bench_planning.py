@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from respipe.sampling import RandomResizedCrop, plan_epoch
+from respipe.sampling import SamplingPolicy, plan_epoch
 from respipe.schedules import TRD
 
 
@@ -37,15 +37,7 @@ def main() -> None:
     for epoch in range(arguments.repeats):
         start, cpu_start = time.perf_counter(), time.process_time()
         plan_epoch(
-            schedule,
-            epoch=epoch,
-            seed=0,
-            heights=heights,
-            widths=widths,
-            batch_size=arguments.batch_size,
-            crop=RandomResizedCrop(),
-            flip_probability=0.5,
-            shuffle=True,
+            schedule, SamplingPolicy(), epoch=epoch, heights=heights, widths=widths, batch_size=arguments.batch_size
         )
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)

@@ -10,7 +10,8 @@ import numpy as np
 from respipe.backends.routing import route
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Crop
-from respipe.planning.epoch import plan_evaluation
+from respipe.planning.epoch import plan_epoch
+from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.constant import Constant
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
@@ -61,8 +62,9 @@ def plan_passes(dataset: Dataset, sizes: Sequence[int], *, crop: Crop, batch_siz
 def _levels_read(dataset: Dataset, size: int, *, crop: Crop) -> bytes:
     """Numbers of the stored images that samples are read from at a size, as something to compare."""
     count, largest = len(dataset), dataset.levels[0]
-    planned = plan_evaluation(
-        Constant(size), heights=largest.heights, widths=largest.widths, batch_size=count, crop=crop
+    policy = SamplingPolicy(training=False, crop=crop)
+    planned = plan_epoch(
+        Constant(size), policy, epoch=0, heights=largest.heights, widths=largest.widths, batch_size=count
     )
     everything = BatchPlan(
         step=Step((size,), count),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from respipe.backends.routing import choose_levels
+from respipe.checks import check_choice, check_int
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
@@ -37,10 +37,8 @@ class CorruptionGuard:
     def __init__(
         self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, training: bool, level_margin: float
     ) -> None:
-        if on_corrupt not in get_args(OnCorrupt):
-            raise ValueError(f"`on_corrupt` must be one of {get_args(OnCorrupt)}; got {on_corrupt!r}.")
-        if budget < 0:
-            raise ValueError(f"`corrupt_budget` must be at least 0; got {budget}.")
+        check_choice("on_corrupt", on_corrupt, get_args(OnCorrupt))
+        budget = check_int("corrupt_budget", budget, least=0)
         self._dataset = dataset
         self._budget = budget if on_corrupt == "quarantine" else 0
         self._training = training
@@ -74,7 +72,7 @@ class CorruptionGuard:
             except CorruptImageError as error:
                 self.report(error)
             self._checked[level, index] = True
-        return self._without_damaged(replace(plan, levels=levels))
+        return self._without_damaged(plan.replace(levels=levels))
 
     def report(self, error: CorruptImageError) -> None:
         """Quarantine the sample of an error, or raise the error where the policy or the budget says so."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import replace
 
 import torch
 
@@ -92,4 +91,4 @@ class _InFlight:
 
 
 def _with_step(plan: BatchPlan, step: Step) -> BatchPlan:
-    return plan if plan.step is step else replace(plan, step=step)
+    return plan if plan.step is step else plan.replace(step=step)

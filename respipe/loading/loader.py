@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from respipe.backends.registry import make_backend
-from respipe.checks import check_int
+from respipe.checks import check_int, check_number
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
-from respipe.loading.epoch_setter import EpochSetter
 from respipe.loading.placement import HandOver, Placement, check_device
 from respipe.loading.position import LoaderState
-from respipe.loading.prefetch import prefetch
+from respipe.loading.prefetch import WorkAhead, prefetch
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
+from respipe.loading.transform import BatchTransform, Images, transformed
 from respipe.normalization import Normalize
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import CenterCrop, Crop
-from respipe.planning.random_resized_crop import RandomResizedCrop
+from respipe.planning.crops import Crop
+from respipe.planning.policy import SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
+from respipe.rng import Stream, step_seeds
 from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
 
-Images = torch.Tensor | tuple[torch.Tensor, ...]
 # (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
 Batch = tuple[Any, ...]
-BatchTransform = Callable[[Any, torch.Tensor], tuple[Any, torch.Tensor]]
+# A batch on its device, with the event after which it is there.
+_Placed = tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor | None, torch.Event | None]
 
 
 class Loader:
     """Batches of images whose size follows a schedule.
 
     Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
-    tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64. B is this rank's share of
+    tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64, float32 (B,) or (B, K) where
+    they are numbers or vectors, None where the data has none. B is this rank's share of
     the step's global batch, times the copies of each sample that the schedule asks for: independent crops of it, which
     are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the local batch, which names its
     step, samples, boxes and flips.
@@ -50,39 +54,46 @@ class Loader:
     each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.
 
     What a batch holds depends on (schedule, data, seed, epoch, step) alone, not on threads, prefetching or the number
-    of ranks. Iterating again goes on with the next epoch; ``set_epoch`` chooses one.
+    of ranks. The last batch of an epoch ends it: from then on ``epoch``, ``step``, ``len`` and ``state_dict`` are those
+    of the next, also in the last body of a loop, where ``last`` still names the batch. ``set_epoch`` chooses an epoch.
+    One iteration is under way at a time: a new one, ``set_epoch`` or ``load_state_dict`` makes an older one raise.
+    A loader belongs to the process that built it; it cannot be pickled.
 
     Args:
         data: a ``.beton`` file, a folder with one subfolder per class, or an open dataset.
-        schedule: decides the size of each step.
+        schedule: decision about the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
-        training: random crops, flips and order; or the evaluation geometry.
+        training: whether crops, flips and order are random; else the evaluation geometry.
         backend: "auto", "tiles", "ffcv", "dali" or "reference"; see ``respipe doctor``.
         device: where batches end up. A plain "cuda" is the GPU that is current where the loader is built.
         dtype: of the images, ``torch.uint8`` for raw pixels.
         normalize: "imagenet", "cifar10", "cifar100", ``(mean, std)`` for values in 0..1, or None.
-        seed: of order, crops and flips, at least 0.
+        seed: 64-bit seed of order, crops, flips and batch transforms, at least 0.
         crop: how samples are cropped. Default: ``RandomResizedCrop()`` in training; in evaluation ``CenterCrop()``,
             which equals resizing the shorter side to floor(8 S / 7) and cutting the central S x S.
         flip_probability: of mirroring a training crop.
         repeats: uses of each sample in a row, each cropped and flipped anew: repeated augmentation in training, as
             :func:`respipe.sampling.plan_epoch` describes. Batches and epochs have as many images as without, of
             fewer samples.
-        batch_transform: called with the placed ``(images, labels)`` of every batch, for example torchvision's
-            ``v2.MixUp``, which takes one size per step. Torch's global random state is seeded per step for it and
-            restored afterwards.
-        on_corrupt: "raise", or "quarantine" to go on without damaged samples (see :class:`CorruptionGuard`).
-        corrupt_budget: samples that may be quarantined before the error is raised after all.
-        num_threads: decoding threads; default: the cores this process may use.
-        num_prefetch: batches decoded ahead: so many of the epoch's largest, or as many smaller ones as take the same
-            memory.
-        prefetch_bytes: memory of the finished batches that wait, instead of ``num_prefetch``. One may wait whatever its
-            size; beside them, one more is being finished, and two, or more small ones up to 12 MiB, are being decoded
-            (as uint8).
-        level_margin: how much larger than the output a crop on a smaller stored level must be to be used.
+        indices: (M,) numbers of the samples to use, a subset; default: all. Evaluation takes them in this order.
+        weights: (N,) numbers of at least 0, one for each sample of ``data``: training draws as many samples as there
+            are, with replacement, each with its share of the weights (:func:`respipe.sampling.class_balanced`).
+        shuffle: "full", a new permutation of the samples in every epoch of training; "none" keeps their order.
+        batch_transform: function of the placed ``(images, labels)`` of every batch, for example torchvision's
+            ``v2.MixUp``, which takes one size per step. The global random states of torch, NumPy and ``random`` are
+            seeded for it at each step and restored afterwards.
+        on_corrupt: policy for damage: "raise", or "quarantine" to go on without damaged samples (see
+            :class:`CorruptionGuard`).
+        corrupt_budget: number of samples that may be quarantined before the error is raised after all.
+        num_threads: number of decoding threads; default: this process's share of the cores
+            (:func:`respipe.processes.num_cores`).
+        num_prefetch, prefetch_bytes: batches, or bytes instead, that may wait for the training step; see
+            :class:`respipe.loading.prefetch.WorkAhead`.
+        level_margin: ratio of a crop on a smaller stored level to the output from which on that level is used.
         stall_timeout: seconds without a batch before :class:`WorkerLostError`.
-        rank, world_size: this process's share; default: from ``torch.distributed`` where it is initialised.
-        with_spec: yield each batch's plan too.
+        rank, world_size: this process's share. Default: that of ``torch.distributed`` where it is initialised, else of
+            RANK and WORLD_SIZE, looked up whenever an iteration begins.
+        with_spec: whether each batch's plan is yielded too.
 
     Raises:
         ValueError, TypeError: an argument is out of range.
@@ -105,6 +116,9 @@ class Loader:
         crop: Crop | None = None,
         flip_probability: float = 0.5,
         repeats: int = 1,
+        indices: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        shuffle: Shuffle = "full",
         batch_transform: BatchTransform | None = None,
         on_corrupt: OnCorrupt = "raise",
         corrupt_budget: int = 100,
@@ -117,15 +131,34 @@ class Loader:
         world_size: int | None = None,
         with_spec: bool = False,
     ) -> None:
-        _check_arguments(schedule, batch_size, seed, flip_probability, crop, batch_transform)
-        _check_prefetching(num_prefetch, prefetch_bytes)
-        self._share = rank, world_size
+        if not isinstance(schedule, Schedule) or isinstance(schedule, type):
+            raise TypeError(
+                f"`schedule` must be a schedule; got {schedule!r}. Pass for example respipe.schedules.Constant(224)."
+            )
+        if batch_transform is not None and not callable(batch_transform):
+            raise TypeError(
+                f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}. Pass a function."
+            )
+        policy = SamplingPolicy(
+            training=training,
+            seed=seed,
+            crop=cast(Crop, crop),
+            flip_probability=flip_probability,
+            repeats=repeats,
+            indices=cast(Any, indices),
+            weights=cast(Any, weights),
+            shuffle=shuffle,
+        )
+        batch_size = check_int("batch_size", batch_size, least=1)
+        num_threads = num_cores() if num_threads is None else check_int("num_threads", num_threads, least=1)
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
         self._hand_over = HandOver()
-        self._batch_transform = batch_transform
-        self._num_prefetch, self._prefetch_bytes = num_prefetch, prefetch_bytes
-        self._stall_timeout, self._with_spec = stall_timeout, with_spec
+        self._ahead = WorkAhead(num_batches=num_prefetch, num_bytes=prefetch_bytes)
+        self._stall_timeout = check_number("stall_timeout", stall_timeout, least=0)
+        self._share = rank, world_size
+        self._batch_transform, self._with_spec = batch_transform, with_spec
         self._dataset = open_dataset(data)
+        self._owns_dataset = self._dataset is not data
         self._guard = CorruptionGuard(
             self._dataset,
             on_corrupt=on_corrupt,
@@ -133,30 +166,23 @@ class Loader:
             training=training,
             level_margin=level_margin,
         )
-        self._plan = RunPlan(
-            schedule,
-            self._dataset,
-            batch_size=batch_size,
-            training=training,
-            seed=seed,
-            crop=crop if crop is not None else RandomResizedCrop() if training else CenterCrop(),
-            flip_probability=flip_probability,
-            repeats=repeats,
-            world_size=rank_and_world_size(rank, world_size)[1],
-        )
+        self._plan = RunPlan(schedule, self._dataset, policy, batch_size=batch_size, world_size=self.world_size)
         self._backend = CurrentBackend(
             partial(
                 make_backend,
                 backend,
                 self._dataset,
                 device=self._placement.device,
-                num_threads=num_threads or num_cores(),
+                num_threads=num_threads,
                 level_margin=level_margin,
             )
         )
-        self._epoch = self._step = self._resume_step = 0
+        # The next batch to receive, where the next iteration begins in the epoch, and the batch received last.
+        self._epoch = self._step = self._start = 0
+        self._last: tuple[int, int] | None = None
+        self._wait_share = 0.0
         # Weakly, so that an iteration ends as soon as its user drops it, and the loader with it.
-        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
+        self._running: weakref.ref[_Iteration] | None = None
 
     # What trainers read
 
@@ -176,14 +202,37 @@ class Loader:
         return self._plan.batch_size
 
     @property
+    def world_size(self) -> int:
+        """Number of ranks that share every batch, as it is known now."""
+        return rank_and_world_size(*self._share)[1]
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether samples that fill no batch are left out, which is so in training."""
+        return self._plan.policy.training
+
+    @property
     def epoch(self) -> int:
-        """The epoch being iterated, or the next one where none is."""
+        """The epoch of the next batch."""
         return self._epoch
 
     @property
     def step(self) -> int:
-        """Batches of ``epoch`` already received."""
+        """Number of the next batch within its epoch: that of the batches of it already received."""
         return self._step
+
+    @property
+    def last(self) -> tuple[int, int] | None:
+        """Epoch and step of the batch received last, both from 0; None before the first, and after a resume."""
+        return self._last
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time of the current or last iteration in 0..1 that was spent waiting for batches.
+
+        Counted from the first batch on. Near 0, training never waits for data; near 1, it does little else.
+        """
+        return self._wait_share
 
     @property
     def backend(self) -> str:
@@ -196,14 +245,14 @@ class Loader:
         return self._guard.damaged
 
     @property
-    def sampler(self) -> EpochSetter:
+    def sampler(self) -> SamplerView:
         """For trainers that call ``loader.sampler.set_epoch``."""
-        return EpochSetter(self)
+        return SamplerView(self)
 
     @property
-    def batch_sampler(self) -> EpochSetter:
+    def batch_sampler(self) -> SamplerView:
         """For trainers that call ``loader.batch_sampler.set_epoch``."""
-        return EpochSetter(self)
+        return SamplerView(self)
 
     def num_steps(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on every rank."""
@@ -214,16 +263,38 @@ class Loader:
         return sum(self.num_steps(epoch) for epoch in range(num_epochs))
 
     def __len__(self) -> int:
-        """Number of batches in the current epoch, counted from its start also after resuming in its midst."""
+        """Number of batches in the current epoch, counted from its start also after resuming mid-epoch."""
         return self.num_steps(self._epoch)
 
     @property
-    def mean_batch_size(self) -> float:
-        """Mean number of samples in a global batch of the current epoch; copies of a sample count once.
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Samples in the global batch of each step of the current epoch; copies of a sample count once."""
+        return tuple(step.batch_size for step in self._plan.steps(self._epoch))
+
+    @property
+    def average_batch_size(self) -> float:
+        """Mean of ``batch_sizes``.
 
         For the epochs of a whole run, and for the mean over samples, see :func:`respipe.schedules.mean_batch_size`.
         """
         return self._plan.mean_batch_size(self._epoch)
+
+    @property
+    def mean_batch_size(self) -> float:
+        """``average_batch_size``, by the name of :func:`respipe.schedules.mean_batch_size`."""
+        return self.average_batch_size
+
+    def __repr__(self) -> str:
+        policy = self._plan.policy
+        rank, world_size = rank_and_world_size(*self._share)
+        share = f", rank {rank} of {world_size}" if world_size > 1 else ""
+        used = policy.num_samples(len(self._dataset))
+        samples = f"{used} of {len(self._dataset)}" if policy.indices is not None else f"{used}"
+        return (
+            f"<respipe.Loader of {self._dataset.path}: {samples} samples, {self.schedule!r}, "
+            f"batch_size={self.batch_size}, {'training' if policy.training else 'evaluation'}, "
+            f"on {self._placement.device}{share}; at step {self._step} of {len(self)} of epoch {self._epoch}>"
+        )
 
     def warmup_shapes(self, max_epochs: int = 1000) -> Iterator[Images]:
         """Black batches to warm a model up with: each shape that this rank's batches may have once, the largest first.
@@ -233,8 +304,8 @@ class Loader:
         and restore them.
 
         Args:
-            max_epochs: shapes are looked for from the current epoch on until every size of the schedule has occurred,
-                in so many epochs at most.
+            max_epochs: number of epochs, from the current one on, in which shapes are looked for until every size of
+                the schedule has occurred.
 
         Yields:
             images as the loader's, zero everywhere.
@@ -252,15 +323,15 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration. Naming the current one changes nothing, also after a resume."""
-        if epoch < 0:
-            raise ValueError(f"`epoch` must be at least 0; got {epoch}.")
+        epoch = check_int("epoch", epoch, least=0)
         if epoch != self._epoch:
-            self._epoch, self._step, self._resume_step = epoch, 0, 0
+            self._stop("set_epoch() has chosen another epoch")
+            self._epoch, self._step, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch received, below 1 KiB and equal on all ranks."""
         state = LoaderState(
-            seed=self._plan.seed, epoch=self._epoch, step=self._step, fingerprint=self._plan.fingerprint
+            seed=self._plan.policy.seed, epoch=self._epoch, step=self._step, fingerprint=self._plan.fingerprint
         )
         return state.to_dict()
 
@@ -269,90 +340,82 @@ class Loader:
 
         Raises:
             StateMismatchError: the state belongs to another dataset, schedule, batch size, crop or seed, or its epoch
-                does not have so many steps. The loader stays as it was.
+                does not have that many steps. The loader stays as it was.
         """
-        state = LoaderState.from_dict(state_dict, seed=self._plan.seed, fingerprint=self._plan.fingerprint)
+        state = LoaderState.from_dict(state_dict, seed=self._plan.policy.seed, fingerprint=self._plan.fingerprint)
         num_steps = self.num_steps(state.epoch)
         state.check_step(num_steps)
-        self._stop()
+        self._stop("load_state_dict() has chosen another position")
         self._epoch, self._step = (state.epoch, state.step) if state.step < num_steps else (state.epoch + 1, 0)
-        self._resume_step = self._step
+        self._start, self._last = self._step, None
 
     # Iterating
 
     def __iter__(self) -> Iterator[Batch]:
-        self._stop()
-        backend = self._backend.take()
-        epoch, start = self._epoch, self._resume_step
-        self._step, self._resume_step = start, 0
-        batches = self._iterate(backend, epoch, start)
-        self._running = weakref.ref(batches)
-        return batches
-
-    def _iterate(self, backend: BackendInUse, epoch: int, start: int) -> Generator[Batch, None, None]:
+        self._stop("another iteration of the same loader has begun")
+        self._step = self._start
+        share = rank_and_world_size(*self._share)
         source = prefetch(
-            lambda: self._placed(backend, epoch, start),
-            capacity=self._prefetch_capacity(epoch),
+            partial(self._placed, self._backend.take(), self._epoch, self._step, share),
+            capacity=self._prefetch_capacity(share),
             size_of=lambda item: sum(tensor.nbytes for tensor in item[1]),
             stall_timeout=self._stall_timeout,
         )
-        try:
-            for plan, images, labels, ready in source:
-                if ready is not None:
-                    self._hand_over((*images, labels), ready)
-                batch: Batch = (images[0] if len(images) == 1 else images, labels)
-                if self._batch_transform is not None:
-                    batch = self._transformed(plan, *batch)
-                self._step = plan.number + 1
-                yield (*batch, plan) if self._with_spec else batch
-        finally:
-            source.close()
-        if self._epoch == epoch:  # the user may have called set_epoch meanwhile
-            self._epoch, self._step = epoch + 1, 0
+        num_steps = len(self)
+        deliver = partial(self._delivered, share=share, num_steps=num_steps)
+        iteration = _Iteration(source, deliver, num_batches=num_steps - self._step)
+        self._running = weakref.ref(iteration)
+        return iteration
 
-    def _prefetch_capacity(self, epoch: int) -> int:
+    def _prefetch_capacity(self, share: tuple[int, int]) -> int:
         """Bytes of images that may wait for the consumer."""
-        if self._prefetch_bytes is not None:
-            return self._prefetch_bytes
-        rank, world_size = rank_and_world_size(*self._share)
-        shapes = batch_shapes(self._plan.kinds(epoch), rank=rank, world_size=world_size)
-        # A rank may have no image in any batch of a small evaluation.
-        largest = shapes[0].num_bytes(self._placement.dtype) if shapes else 1
-        return self._num_prefetch * largest
+        shapes = batch_shapes(self._plan.kinds(self._epoch), rank=share[0], world_size=share[1])
+        return self._ahead.capacity(shapes[0].num_bytes(self._placement.dtype) if shapes else 0)
 
-    def _placed(
-        self, used: BackendInUse, epoch: int, start: int
-    ) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor, torch.Event | None]]:
+    def _placed(self, used: BackendInUse, epoch: int, start: int, share: tuple[int, int]) -> Iterator[_Placed]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         stream = self._placement.stream
-        rank, world_size = rank_and_world_size(*self._share)
+        plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
         with used.lock, torch.cuda.stream(stream):
-            for plan, pixels in decode_in_order(
-                used.backend, self._guard, self._plan.local_batches(epoch, start, rank=rank, world_size=world_size)
-            ):
+            for plan, pixels in decode_in_order(used.backend, self._guard, plans):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
-                values = self._dataset.fields["label"].take(plan.indices)
-                labels = self._placement.labels(torch.from_numpy(np.asarray(values)))
+                labels = None
+                if (column := self._dataset.fields.get("label")) is not None:
+                    values = torch.from_numpy(np.asarray(column.take(plan.indices)))
+                    values = values.float() if values.is_floating_point() else values
+                    labels = self._placement.labels(values)
                 yield plan, images, labels, stream.record_event() if stream is not None else None
 
-    def _transformed(self, plan: BatchPlan, images: Images, labels: torch.Tensor) -> tuple[Images, torch.Tensor]:
-        assert self._batch_transform is not None
-        seed = np.random.SeedSequence(
-            [self._plan.seed, plan.epoch, plan.number, rank_and_world_size(*self._share)[0]]
-        ).generate_state(1, np.uint64)
-        device = self._placement.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(seed[0]) >> 1)
-            transformed = self._batch_transform(images, labels)
-        _check_transformed((images, labels), transformed)
-        return transformed
+    def _delivered(self, placed: _Placed, wait_share: float, *, share: tuple[int, int], num_steps: int) -> Batch:
+        """A placed batch as the user receives it; moves the loader's position behind it."""
+        if (now := rank_and_world_size(*self._share)) != share:
+            raise RuntimeError(
+                f"The ranks must stay the same during an iteration; it began as rank {share[0]} of {share[1]}, and "
+                f"this is rank {now[0]} of {now[1]} now. Begin iterating after torch.distributed.init_process_group()."
+            )
+        plan, tensors, labels, ready = placed
+        if ready is not None:
+            self._hand_over((*tensors, labels) if labels is not None else tensors, ready)
+        images: Images = tensors[0] if len(tensors) == 1 else tensors
+        if self._batch_transform is not None:
+            seeds = step_seeds(
+                self._plan.policy.seed, Stream.TRANSFORM, epoch=plan.epoch, step=plan.number, rank=share[0]
+            )
+            images, labels = transformed(
+                self._batch_transform, images, labels, seeds=seeds, device=self._placement.device
+            )
+        self._last, self._wait_share = (plan.epoch, plan.number), wait_share
+        self._start = 0  # where an iteration that is left early begins anew
+        is_end = plan.number + 1 == num_steps
+        self._epoch, self._step = (plan.epoch + 1, 0) if is_end else (plan.epoch, plan.number + 1)
+        return (images, labels, plan) if self._with_spec else (images, labels)
 
     # Ending
 
     def close(self) -> None:
-        """Stop decoding and release threads, engine and memory map. Safe to call twice."""
-        self._stop()
-        if self._backend.close():
+        """Stop decoding and release threads and engine, and the dataset if it was opened here. Safe to call twice."""
+        self._stop("the loader was closed")
+        if self._backend.close() and self._owns_dataset:
             self._dataset.close()
 
     def __enter__(self) -> Self:
@@ -361,47 +424,97 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stop(self) -> None:
-        """End an iteration that was left in its midst."""
-        running, self._running = self._running and self._running(), None
-        if running is not None:
-            running.close()
-
-
-def _check_arguments(
-    schedule: Schedule,
-    batch_size: int,
-    seed: int,
-    flip_probability: float,
-    crop: Crop | None,
-    batch_transform: BatchTransform | None,
-) -> None:
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"`schedule` must be a schedule such as respipe.schedules.Constant(224); got {schedule!r}.")
-    check_int("batch_size", batch_size, least=1)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"`seed` must be in 0..2**64 - 1; got {seed}.")
-    if not 0.0 <= flip_probability <= 1.0:
-        raise ValueError(f"`flip_probability` must be in 0..1; got {flip_probability}.")
-    if crop is not None and not isinstance(crop, Crop):
-        raise TypeError(f"`crop` must be a crop such as respipe.sampling.RandomResizedCrop(); got {crop!r}.")
-    if batch_transform is not None and not callable(batch_transform):
-        raise TypeError(f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}.")
-
-
-def _check_transformed(before: tuple[Images, torch.Tensor], after: tuple[Any, torch.Tensor]) -> None:
-    """Refuse labels that were mixed where the images of some sizes were not, as by torchvision's v2.MixUp."""
-    if not isinstance(before[0], tuple) or after[1] is before[1]:
-        return
-    left = [str(new.shape[-1]) for new, old in zip(after[0], before[0], strict=True) if new is old]
-    if left:
-        raise ValueError(
-            f"`batch_transform` must change the images of every size alike where it changes labels; it left those of "
-            f"{', '.join(left)} px as they were. torchvision's MixUp and CutMix take images of one size."
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "A Loader cannot be pickled or copied: its threads, its memory map and its place in the epoch are this "
+            "process's. Build it in the process that uses it, from the path of the data."
         )
 
+    def _stop(self, why: str) -> None:
+        """End an iteration that was left mid-epoch."""
+        running, self._running = self._running and self._running(), None
+        if running is not None:
+            running.supersede(why)
 
-def _check_prefetching(num_prefetch: int, prefetch_bytes: int | None) -> None:
-    check_int("num_prefetch", num_prefetch, least=1)
-    if prefetch_bytes is not None:
-        check_int("prefetch_bytes", prefetch_bytes, least=1)
+
+class _Iteration(Iterator[Batch]):
+    """The rest of an epoch, for as long as nothing else moves the loader.
+
+    Args:
+        source: batches on their device.
+        deliver: function of such a batch and of the share of the time spent waiting so far, for what the user gets.
+        num_batches: number of batches that are left.
+    """
+
+    def __init__(
+        self, source: Generator[_Placed], deliver: Callable[[_Placed, float], Batch], *, num_batches: int
+    ) -> None:
+        self._source, self._deliver, self._num_left = source, deliver, num_batches
+        self._superseded: str | None = None
+        self._first = self._waited = 0.0
+
+    def __next__(self) -> Batch:
+        if self._superseded is not None:
+            raise RuntimeError(
+                f"This iteration must not go on: {self._superseded}, and a loader has one place in its epoch. Build a "
+                "second loader to go through the data twice at a time."
+            )
+        asked = time.perf_counter()
+        placed = next(self._source)
+        arrived = time.perf_counter()
+        if self._first:
+            self._waited += arrived - asked
+        self._first = self._first or arrived
+        elapsed = arrived - self._first
+        try:
+            batch = self._deliver(placed, self._waited / elapsed if elapsed else 0.0)
+        except BaseException:
+            self._source.close()  # going on would leave this batch out
+            raise
+        self._num_left -= 1
+        return batch
+
+    def supersede(self, why: str) -> None:
+        """End the iteration; unless its last batch was delivered, whoever goes on with it is told why not."""
+        self._source.close()
+        if self._num_left:
+            self._superseded = why
+
+
+class SamplerView:
+    """What trainers expect of a sampler: a length, ``set_epoch``, and the samples that this rank has of each batch."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    @property
+    def sampler(self) -> SamplerView:
+        """Itself: some trainers look for ``batch_sampler.sampler``."""
+        return self
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that this rank has of a batch at the schedule's base size."""
+        return self._loader.batch_size // self._loader.world_size
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Samples that this rank has of each batch of the current epoch."""
+        return tuple(size // self._loader.world_size for size in self._loader.batch_sizes)
+
+    @property
+    def average_batch_size(self) -> float:
+        """Mean of the samples that a rank has of a batch of the current epoch."""
+        return self._loader.average_batch_size / self._loader.world_size
+
+    @property
+    def drop_last(self) -> bool:
+        """See :attr:`respipe.Loader.drop_last`."""
+        return self._loader.drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        """See :meth:`respipe.Loader.set_epoch`."""
+        self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._loader)

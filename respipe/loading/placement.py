@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,19 @@ def check_device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"`device` must be a device that torch knows; got {device!r}. Pass 'cpu' or 'cuda'."
         ) from error
-    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if found.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=found).cpu()
+        except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
+            raise ValueError(
+                f"`device` must be one that this machine and its torch can hold images on; got {str(found)!r}. Pass "
+                "'cpu' or 'cuda'."
+            ) from error
+    count = torch.cuda.device_count() if found.type == "cuda" else 1 if found.type == "cpu" else math.inf
     if (found.index or 0) >= count:
         raise ValueError(
             f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} CUDA devices. Pass 'cpu', "
@@ -57,13 +66,15 @@ class Placement:
 
     def __post_init__(self) -> None:
         mean_and_std(self.normalize)
+        if not isinstance(self.dtype, torch.dtype):
+            raise TypeError(f"`dtype` must be a torch.dtype; got {self.dtype!r}. Pass for example torch.bfloat16.")
         if self.dtype == torch.uint8 and self.normalize is not None:
             raise ValueError(
                 f"`dtype` must be floating where images are normalised; got {self.dtype} with normalize="
                 f"{self.normalize!r}. Pass normalize=None for raw uint8 pixels."
             )
         if self.dtype != torch.uint8 and not self.dtype.is_floating_point:
-            raise TypeError(f"`dtype` must be torch.uint8 or a floating type; got {self.dtype}.")
+            raise TypeError(f"`dtype` must be torch.uint8 or a floating type; got {self.dtype}. Pass torch.float32.")
 
     @cached_property
     def stream(self) -> torch.cuda.Stream | None:

@@ -16,6 +16,7 @@ from torch import nn
 from respipe.errors import NoEffectWarning
 from respipe.model.batchnorm import BatchNorm, PerSizeBatchNorm, statistics_holders, tracking_batchnorms
 from respipe.model.network import unwrapped
+from respipe.processes import check_group
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance of what enters each BatchNorm, (C,) each, by the name of the module that has them as buffers."""
@@ -51,11 +52,13 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Any], num_batches: i
     Raises:
         ValueError: there is no batch, or a layer's statistics are not finite.
         TypeError: a batch holds no images.
+        RuntimeError: RANK and WORLD_SIZE name several ranks, and ``torch.distributed`` is not initialised.
 
     Warns:
         UserWarning: ``batches`` ended early; the averages are over those that there were.
         NoEffectWarning: no layer keeps running statistics, or no batch reached one that does.
     """
+    check_group("calibrate_batchnorm")
     if num_batches < 1:
         raise ValueError(f"`num_batches` must be at least 1; got {num_batches}. Leave it out for 200.")
     network = unwrapped(model)

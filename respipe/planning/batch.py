@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from respipe.schedules.step import Step
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class BatchPlan:
-    """One batch as plain data. Arrays have one row per image, sample-major (duplicates of a sample are adjacent).
+    """One batch as plain data, immutable. Arrays have one row per image, copies of a sample adjacent.
+
+    It comes with every batch where ``Loader(with_spec=True)``. Not a dataclass: Lightning rebuilds those that it finds
+    in a batch, and refuses frozen ones.
 
     Args:
-        step: the sizes and mode of the step this batch belongs to.
+        step: sizes and mode of the step this batch belongs to.
         epoch: number of the epoch, from 0.
         number: number of the step within the epoch, from 0.
         indices: (B,) int64, sample numbers in the dataset.
@@ -28,20 +30,61 @@ class BatchPlan:
             chosen yet.
     """
 
+    __slots__ = ("boxes", "epoch", "flips", "indices", "levels", "number", "size_boxes", "step")
+
     step: Step
     epoch: int
     number: int
     indices: NDArray[np.int64]
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
-    size_boxes: NDArray[np.float64] | None = None
-    levels: NDArray[np.int64] | None = None
+    size_boxes: NDArray[np.float64] | None
+    levels: NDArray[np.int64] | None
 
-    def __post_init__(self) -> None:
-        n = len(self.indices)
-        assert self.boxes.shape == (n, 4) and self.flips.shape == (n,), "one box and one flip per image"
-        assert self.size_boxes is None or self.size_boxes.shape == (n, len(self.step.sizes), 4), "one box per size"
-        assert self.levels is None or self.levels.shape == (n,), "one level per image"
+    def __init__(
+        self,
+        *,
+        step: Step,
+        epoch: int,
+        number: int,
+        indices: NDArray[np.int64],
+        boxes: NDArray[np.float64],
+        flips: NDArray[np.bool_],
+        size_boxes: NDArray[np.float64] | None = None,
+        levels: NDArray[np.int64] | None = None,
+    ) -> None:
+        n = len(indices)
+        assert boxes.shape == (n, 4) and flips.shape == (n,), "one box and one flip per image"
+        assert size_boxes is None or size_boxes.shape == (n, len(step.sizes), 4), "one box per size"
+        assert levels is None or levels.shape == (n,), "one level per image"
+        self.__setstate__(
+            {
+                "step": step,
+                "epoch": epoch,
+                "number": number,
+                "indices": indices,
+                "boxes": boxes,
+                "flips": flips,
+                "size_boxes": size_boxes,
+                "levels": levels,
+            }
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"A BatchPlan cannot be changed; use plan.replace({name}=...) to get another.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("A BatchPlan cannot be changed.")
+
+    def __repr__(self) -> str:
+        return f"BatchPlan(step={self.step!r}, epoch={self.epoch}, number={self.number}, {len(self)} images)"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -52,10 +95,13 @@ class BatchPlan:
             return self.size_boxes
         return np.repeat(self.boxes[:, None], len(self.step.sizes), axis=1)
 
+    def replace(self, **changes: Any) -> BatchPlan:
+        """Another plan, which differs in the fields given."""
+        return BatchPlan(**{**self.__getstate__(), **changes})
+
     def take(self, rows: NDArray[np.int64]) -> BatchPlan:
         """The batch of these rows, which may repeat."""
-        return replace(
-            self,
+        return self.replace(
             indices=self.indices[rows],
             boxes=self.boxes[rows],
             flips=self.flips[rows],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.planning.crops import Crop, Draws, Sides
-from respipe.rng import Stream, draws
+from respipe.planning.crops import Draws, Sides
+from respipe.planning.policy import SamplingPolicy
+from respipe.rng import Stream, draws, scattered_draws
 
 # Samples planned at a time: few enough that the arrays of a block stay in the processor's cache.
 _BLOCK = 16384
@@ -36,13 +38,10 @@ def draw_images(
     request: ImageRequest,
     boxes: NDArray[np.float64],
     flips: NDArray[np.bool_],
+    policy: SamplingPolicy,
     *,
-    seed: int,
     epoch: int,
-    crop: Crop,
-    flip_probability: float,
     repeat: int = 0,
-    repeats: int = 1,
 ) -> None:
     """Draw boxes and flips. An image's depend on the seed, the epoch, its sample's number and its copy's number alone.
 
@@ -50,30 +49,64 @@ def draw_images(
         request: the images wanted.
         boxes: (R, 4) float64, where the boxes are written, in the rows that ``request`` names.
         flips: (R,) bool, likewise.
-        seed: 64-bit seed.
+        policy: seed, crop, share of flips, and number of uses of each sample.
         epoch: number of the epoch, from 0.
-        crop: chooses the boxes.
-        flip_probability: share of the images that are mirrored.
-        repeat: which of a sample's uses in the epoch this is, from 0; it makes copies of different uses differ.
-        repeats: number of uses of each sample.
+        repeat: number of the sample's use in the epoch, from 0; it makes copies of different uses differ.
     """
     for copy in range(int(request.copies.max(initial=0))):
-        duplicate = copy * repeats + repeat
+        duplicate = copy * policy.repeats + repeat
+        draw = partial(_block_draws, policy.seed, epoch=epoch, duplicate=duplicate)
         for start in range(0, len(request.copies), _BLOCK):
             chosen = np.flatnonzero(request.copies[start : start + _BLOCK] > copy)
             if not chosen.size:
                 continue
             samples = start + chosen
             rows = request.rows[samples] + copy
-            boxes[rows] = crop.boxes(
+            boxes[rows] = policy.crop.boxes(
                 request.heights[samples],
                 request.widths[samples],
                 size=request.sizes[samples],
-                draws=_block_draws(seed, Stream.CROP, epoch=epoch, start=start, chosen=chosen, duplicate=duplicate),
+                draws=draw(Stream.CROP, start=start, chosen=chosen),
             )
-            if flip_probability > 0:
-                draw = _block_draws(seed, Stream.FLIP, epoch=epoch, start=start, chosen=chosen, duplicate=duplicate)
-                flips[rows] = draw(0)[:, 0] < flip_probability
+            if policy.training and policy.flip_probability > 0:
+                flips[rows] = draw(Stream.FLIP, start=start, chosen=chosen)(0)[:, 0] < policy.flip_probability
+
+
+def draw_drawn_again(
+    samples: NDArray[np.int64],
+    copies: NDArray[np.int64],
+    heights: Sides,
+    widths: Sides,
+    sizes: NDArray[np.int64],
+    policy: SamplingPolicy,
+    *,
+    epoch: int,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Draw boxes and flips of R images of samples that an epoch may use any number of times.
+
+    Args:
+        samples: (R,) int64, the sample of each image.
+        copies: (R,) int64, number of each image among all of its sample in the epoch: what makes them differ.
+        heights, widths: (R,) integers, sizes in pixels of the samples' largest level.
+        sizes: (R,) int64, side in pixels that each image will be resized to.
+        policy: seed, crop and share of flips.
+        epoch: number of the epoch, from 0.
+
+    Returns:
+        (R, 4) float64 and (R,) bool.
+    """
+    boxes, flips = np.empty((len(samples), 4)), np.zeros(len(samples), np.bool_)
+    for start in range(0, len(samples), _BLOCK):
+        part = slice(start, start + _BLOCK)
+
+        def uniforms(word: int, stream: Stream = Stream.CROP, part: slice = part) -> NDArray[np.float64]:
+            return scattered_draws(
+                policy.seed, stream, epoch=epoch, rows=samples[part], duplicates=copies[part], word=word
+            )
+
+        boxes[part] = policy.crop.boxes(heights[part], widths[part], size=sizes[part], draws=uniforms)
+        flips[part] = uniforms(0, Stream.FLIP)[:, 0] < policy.flip_probability
+    return boxes, flips
 
 
 def _block_draws(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.checks import check_int, check_probability
+from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Crop, Sides
-from respipe.planning.draws import ImageRequest, draw_images
+from respipe.planning.crops import Sides
+from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images
 from respipe.planning.order import epoch_order
+from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.step import Schedule, Step
 
 
@@ -23,7 +24,8 @@ class EpochPlan:
     Args:
         epoch: number of the epoch, from 0.
         steps: the epoch's steps, T of them.
-        samples: (M,) int64, sample numbers, step by step, each once, or several times in a row where the plan repeats.
+        samples: (M,) int64, sample numbers, step by step, each once; several times in a row
+            where the plan repeats, any number of times where samples are drawn by weight.
         boxes: (R, 4) float64, one row per image, in the order of ``samples``, copies of a sample adjacent.
         flips: (R,) bool, one per image.
         first_sample: (T + 1,) int64, where each step begins in ``samples``; the last entry is M.
@@ -97,82 +99,49 @@ class EpochPlan:
 
 
 def plan_epoch(
-    schedule: Schedule,
-    *,
-    epoch: int,
-    seed: int,
-    heights: Sides,
-    widths: Sides,
-    batch_size: int,
-    crop: Crop,
-    flip_probability: float,
-    shuffle: bool = True,
-    repeats: int = 1,
+    schedule: Schedule, policy: SamplingPolicy, *, epoch: int, heights: Sides, widths: Sides, batch_size: int
 ) -> EpochPlan:
-    """Plan an epoch of training. Samples that do not fill the schedule's last step are left out.
+    """Plan an epoch of training or of evaluation.
 
-    A sample's box and flip depend on the seed, the epoch, the sample's number and which copy of it this is, and on
-    nothing else: neither its place in the epoch, nor the other samples, nor the number of ranks.
+    In training, samples that do not fill the schedule's last step are left out. A sample's box and flip depend on the
+    seed, the epoch, the sample's number and which copy of it this is, and on nothing else: neither its place in the
+    epoch, nor the other samples, nor the number of ranks.
 
-    With ``repeats`` this is repeated augmentation (arXiv 1902.05509): every sample that is used is used so many times
-    in a row, each time cropped and flipped anew. An epoch has as many steps and images as without, of N / ``repeats``
-    samples, and ranks take the images of a batch in turn, so that they rarely get the same sample. FixRes' code
-    (arXiv 1906.06423) makes the same stream of samples; there an epoch is twice as long, its end is filled up from its
-    beginning, and the order is that of NumPy's global state on each rank, whatever the epoch.
+    With ``policy.repeats`` this is repeated augmentation (arXiv 1902.05509): every sample that is used is used that
+    many times in a row, each time cropped and flipped anew. An epoch has as many steps and images as without, of
+    N / ``repeats`` samples, and ranks take the images of a batch in turn, so that they rarely get the same sample.
+    FixRes' code (arXiv 1906.06423) makes the same stream of samples; there an epoch is twice as long, its end is filled
+    up from its beginning, and the order is that of NumPy's global state on each rank, whatever the epoch.
+
+    In evaluation every sample comes exactly once, in order, unflipped; the last step may be smaller. A step of several
+    sizes crops each of them as a step of that size alone would.
 
     Args:
-        schedule: decides the steps.
+        schedule: decides the steps. In evaluation all of them must have ``batch_size`` samples without duplicates.
+        policy: which samples, in which order, and how they are cropped.
         epoch: number of the epoch, from 0.
-        seed: 64-bit seed.
         heights, widths: (N,) integers, sizes in pixels of each sample's largest level.
         batch_size: global batch size at the schedule's base size.
-        crop: chooses the boxes.
-        flip_probability: share of the images that are mirrored.
-        shuffle: whether to visit the samples in random order.
-        repeats: uses of each sample, in a row, at least 1.
 
     Raises:
-        ValueError: an argument is out of range, or the dataset holds less than one batch.
+        ValueError: an argument is out of range, the dataset holds less than one batch, or the schedule does not fit.
     """
-    flip_probability = check_probability("flip_probability", flip_probability)
-    repeats = check_int("repeats", repeats, least=1)
-    order = epoch_order(len(heights), seed=seed, epoch=epoch, shuffle=shuffle)
-    return _plan(
-        schedule.steps(epoch, num_samples=len(heights), batch_size=batch_size),
-        np.repeat(order[: -(-len(order) // repeats)], repeats)[: len(order)],
-        epoch=epoch,
-        seed=seed,
-        heights=heights,
-        widths=widths,
-        crop=crop,
-        flip_probability=flip_probability,
-        equal_shares=True,
-        repeats=repeats,
-    )
+    policy.check_fits(len(heights))
+    order = epoch_order(policy, epoch=epoch, num_samples=len(heights))
+    if policy.training:
+        steps = schedule.steps(epoch, num_samples=len(order), batch_size=batch_size)
+        return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
+    steps = _evaluation_steps(schedule, epoch=epoch, num_samples=len(order), batch_size=batch_size)
+    several = {size for step in steps if len(step.sizes) > 1 for size in step.sizes}
+
+    def plan(steps: Sequence[Step]) -> EpochPlan:
+        return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
+
+    alone = {size: plan([replace(step, sizes=(size,)) for step in steps]).boxes for size in several}
+    return replace(plan(steps), size_boxes=alone)
 
 
-def plan_evaluation(
-    schedule: Schedule,
-    *,
-    heights: Sides,
-    widths: Sides,
-    batch_size: int,
-    crop: Crop,
-    epoch: int = 0,
-    seed: int = 0,
-) -> EpochPlan:
-    """Plan an evaluation: every sample exactly once, in stored order, unflipped. The last step may be smaller.
-
-    A step of several sizes crops each of them as a step of that size alone would.
-
-    Args:
-        schedule: decides the sizes. All its steps must have ``batch_size`` samples without duplicates.
-        heights, widths, batch_size, crop, epoch, seed: as for :func:`plan_epoch`.
-
-    Raises:
-        ValueError: the schedule changes the batch size, duplicates samples or leaves some out; or there are none.
-    """
-    num_samples = len(heights)
+def _evaluation_steps(schedule: Schedule, *, epoch: int, num_samples: int, batch_size: int) -> list[Step]:
     batch_size = check_int("batch_size", batch_size, least=1)
     num_steps = -(-num_samples // batch_size)
     steps = list(schedule.steps(epoch, num_samples=num_steps * batch_size, batch_size=batch_size))
@@ -182,39 +151,19 @@ def plan_evaluation(
             f"got {schedule!r}. Evaluate with one of constant batch size, such as Constant({schedule.base_size})."
         )
     steps[-1] = replace(steps[-1], batch_size=num_samples - (num_steps - 1) * batch_size)
-
-    def plan(steps: Sequence[Step]) -> EpochPlan:
-        return _plan(
-            steps,
-            np.arange(num_samples),
-            epoch=epoch,
-            seed=seed,
-            heights=heights,
-            widths=widths,
-            crop=crop,
-            flip_probability=0.0,
-            equal_shares=False,
-        )
-
-    several = {size for step in steps if len(step.sizes) > 1 for size in step.sizes}
-    alone = {size: plan([replace(step, sizes=(size,)) for step in steps]).boxes for size in several}
-    return replace(plan(steps), size_boxes=alone)
+    return steps
 
 
 def _plan(
     steps: Sequence[Step],
     order: NDArray[np.int64],
+    policy: SamplingPolicy,
     *,
     epoch: int,
-    seed: int,
     heights: Sides,
     widths: Sides,
-    crop: Crop,
-    flip_probability: float,
-    equal_shares: bool,
-    repeats: int = 1,
 ) -> EpochPlan:
-    """Plan steps for samples in the given order, each of them ``repeats`` times in a row."""
+    """Plan steps for samples in the given order."""
     shapes = np.array([(step.batch_size, step.duplicates, max(step.sizes)) for step in steps], dtype=np.int64)
     batch_sizes, duplicates, sizes = shapes.T
     first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
@@ -225,22 +174,26 @@ def _plan(
             f"samples of {len(order)}. Return fewer steps."
         )
     samples = order[: first_sample[-1]]
-    copies = np.repeat(duplicates, batch_sizes)
-    rows, sizes = np.cumsum(copies) - copies, np.repeat(sizes, batch_sizes)
-    boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
-    for repeat in range(repeats):
-        uses = slice(repeat, None, repeats)  # which name no sample twice
-        request = ImageRequest(
-            heights=heights,
-            widths=widths,
-            copies=_by_sample(len(heights), samples[uses], copies[uses]),
-            sizes=_by_sample(len(heights), samples[uses], sizes[uses]),
-            rows=_by_sample(len(heights), samples[uses], rows[uses]),
-        )
-        draw_images(
-            request, boxes, flips, seed=seed, epoch=epoch, crop=crop, flip_probability=flip_probability,
-            repeat=repeat, repeats=repeats,
+    copies, sizes = np.repeat(duplicates, batch_sizes), np.repeat(sizes, batch_sizes)
+    if policy.weights is not None:
+        images = np.repeat(samples, copies)
+        boxes, flips = draw_drawn_again(
+            images, _numbers_among_equal(images), heights[images], widths[images], np.repeat(sizes, copies), policy,
+            epoch=epoch,
         )  # fmt: skip
+    else:
+        boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
+        rows = np.cumsum(copies) - copies
+        for repeat in range(policy.repeats):
+            uses = slice(repeat, None, policy.repeats)  # which name no sample twice
+            request = ImageRequest(
+                heights=heights,
+                widths=widths,
+                copies=_by_sample(len(heights), samples[uses], copies[uses]),
+                sizes=_by_sample(len(heights), samples[uses], sizes[uses]),
+                rows=_by_sample(len(heights), samples[uses], rows[uses]),
+            )
+            draw_images(request, boxes, flips, policy, epoch=epoch, repeat=repeat)
     return EpochPlan(
         epoch=epoch,
         steps=steps,
@@ -249,8 +202,8 @@ def _plan(
         flips=flips,
         first_sample=first_sample,
         first_image=first_image,
-        equal_shares=equal_shares,
-        interleaved=repeats > 1,
+        equal_shares=policy.training,
+        interleaved=policy.repeats > 1,
     )
 
 
@@ -259,3 +212,13 @@ def _by_sample(num_samples: int, samples: NDArray[np.int64], values: NDArray[np.
     result = np.zeros(num_samples, dtype=np.int64)
     result[samples] = values
     return result
+
+
+def _numbers_among_equal(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many equal values come before each: 0 for the first of them, then 1, and so on."""
+    order = np.argsort(values, kind="stable")
+    arranged = values[order]
+    starts = np.flatnonzero(np.concatenate([[True], arranged[1:] != arranged[:-1]]))
+    numbers = np.empty(len(values), np.int64)
+    numbers[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
+    return numbers

@@ -1,29 +1,71 @@
-"""The order in which an epoch visits the samples."""
+"""Which samples an epoch uses, and in which order."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from respipe.rng import Stream, raw_draws
+from respipe.planning.policy import SamplingPolicy
+from respipe.rng import Stream, draws, raw_draws
 
 
-def epoch_order(num_samples: int, *, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
-    """All sample numbers, each once.
+def epoch_order(policy: SamplingPolicy, *, epoch: int, num_samples: int) -> NDArray[np.int64]:
+    """Sample numbers in the order in which an epoch uses them.
 
-    The permutation sorts random 64-bit keys instead of using ``numpy.random.Generator``, whose algorithms may change
-    between releases.
+    A permutation sorts random 64-bit keys, and weighted samples are found in a running sum, instead of asking
+    ``numpy.random.Generator``, whose algorithms may change between releases.
 
     Args:
-        num_samples: samples in the dataset.
-        seed: 64-bit seed.
+        policy: training, seed, repeats, indices, weights and shuffle of the run.
         epoch: number of the epoch, from 0.
-        shuffle: whether to permute; else the samples come in their stored order.
+        num_samples: samples in the dataset.
 
     Returns:
-        (N,) int64.
+        (M,) int64, M the number of samples or of ``policy.indices``. In training with weights a sample may come any
+        number of times, with repeats each comes several times in a row; otherwise each comes once.
     """
-    if not shuffle:
-        return np.arange(num_samples, dtype=np.int64)
-    keys = raw_draws(seed, Stream.ORDER, epoch=epoch, count=-(-num_samples // 4)).reshape(-1)[:num_samples]
-    return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+    indices = np.arange(num_samples, dtype=np.int64) if policy.indices is None else policy.indices
+    if not policy.training:
+        return indices
+    order = _chosen(indices, policy, epoch)
+    return np.repeat(order[: -(-len(order) // policy.repeats)], policy.repeats)[: len(order)]
+
+
+def _chosen(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int) -> NDArray[np.int64]:
+    count = len(indices)
+    if policy.weights is not None:
+        reached: NDArray[np.float64] = np.cumsum(policy.weights[indices])
+        uniforms = draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4), duplicate=1).reshape(-1)[:count]
+        total = float(reached[-1])
+        places: Any = np.searchsorted(reached, uniforms * total, side="right")
+        # Rounding may bring the product up to the sum itself, which lies beyond the last sample that has a weight.
+        last: Any = np.searchsorted(reached, total, side="left")
+        return indices[np.minimum(places, last)]
+    if policy.shuffle == "none":
+        return indices
+    keys = raw_draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4)).reshape(-1)[:count]
+    return indices[np.argsort(keys, kind="stable")]
+
+
+def class_balanced(labels: ArrayLike) -> NDArray[np.float64]:
+    """Weights with which every class comes equally often, for ``Loader(weights=...)``.
+
+    Args:
+        labels: (N,) integers, such as ``loader.dataset.labels``.
+
+    Returns:
+        (N,) float64, one over the number of samples that have the same label.
+
+    Raises:
+        TypeError: the labels are not one integer for each sample.
+    """
+    array: NDArray[Any] = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(
+            f"`labels` must be one whole number for each sample; got {array.dtype} of shape {array.shape}. Balance "
+            "numbers and vectors by weights of your own."
+        )
+    _, places, counts = np.unique(array, return_inverse=True, return_counts=True)
+    return 1.0 / counts[places]

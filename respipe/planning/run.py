@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Protocol
 
-from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Crop, Sides
-from respipe.planning.epoch import EpochPlan, plan_epoch, plan_evaluation
+from respipe.planning.crops import Sides
+from respipe.planning.epoch import EpochPlan, plan_epoch
+from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.sequence import kinds_of, tally
 from respipe.schedules.step import Schedule, Step
@@ -48,12 +48,8 @@ class RunPlan:
     Args:
         schedule: decides the steps.
         dataset: where the samples are.
+        policy: which samples, in which order, and how they are cropped.
         batch_size: global batch size at the schedule's base size.
-        training: random order, crops and flips, whole batches only; or each sample exactly once, in order.
-        seed: 64-bit seed.
-        crop: chooses the boxes.
-        flip_probability: of mirroring a training crop.
-        repeats: uses of each sample in training, in a row.
         world_size: ranks that are to share the batches, for what can be checked at once.
 
     Raises:
@@ -61,51 +57,32 @@ class RunPlan:
     """
 
     def __init__(
-        self,
-        schedule: Schedule,
-        dataset: Data,
-        *,
-        batch_size: int,
-        training: bool,
-        seed: int,
-        crop: Crop,
-        flip_probability: float,
-        repeats: int,
-        world_size: int = 1,
+        self, schedule: Schedule, dataset: Data, policy: SamplingPolicy, *, batch_size: int, world_size: int = 1
     ) -> None:
-        self.schedule, self.dataset, self.batch_size, self.training, self.seed = (
-            schedule, dataset, batch_size, training, seed,
-        )  # fmt: skip
-        if check_int("repeats", repeats, least=1) > 1 and not training:
-            raise ValueError(
-                f"`repeats` must be 1 in evaluation, which uses each sample once; got {repeats}. Leave it out."
-            )
-        self._crop, self._flip_probability, self._repeats = crop, flip_probability, repeats
+        self.schedule, self.dataset, self.policy, self.batch_size = schedule, dataset, policy, batch_size
+        self.num_samples = policy.num_samples(len(dataset))
+        images = dataset.levels[0]
+
         # Not a method: a cache of those would keep the whole loader alive until the garbage collector comes.
-        plan = partial(
-            _plan_epoch,
-            schedule=schedule,
-            images=dataset.levels[0],
-            batch_size=batch_size,
-            training=training,
-            seed=seed,
-            crop=crop,
-            flip_probability=flip_probability,
-            repeats=repeats,
-        )
-        self._epoch_plan = lru_cache(maxsize=2)(plan)
-        if training:
+        @lru_cache(maxsize=2)
+        def epoch_plan(epoch: int) -> EpochPlan:
+            return plan_epoch(
+                schedule, policy, epoch=epoch, heights=images.heights, widths=images.widths, batch_size=batch_size
+            )
+
+        self._epoch_plan = epoch_plan
+        if policy.training:
             check_base_batch(batch_size, world_size)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
-        if training:
+        if policy.training:
             check_steps(kinds_of(first.steps), world_size)
-        left_out = len(dataset) - len(first.samples)
-        if left_out > max(batch_size, _NOTABLE_SHARE * len(dataset)):
+        left_out = self.num_samples - len(first.samples)
+        if left_out > max(batch_size, _NOTABLE_SHARE * self.num_samples):
             logger.warning(
                 "Epoch 0 leaves out %d of %d samples, which fill no batch under %r. Make the batches smaller if that "
                 "is too many.",
                 left_out,
-                len(dataset),
+                self.num_samples,
                 schedule,
             )
 
@@ -113,34 +90,27 @@ class RunPlan:
     def fingerprint(self) -> str:
         """All that decides the batches, besides the seed, as one text. Not the number of ranks."""
         parts = (
-            repr(self.schedule),
-            f"batch_size={self.batch_size}",
-            f"training={self.training}",
-            repr(self._crop),
-            f"flip_probability={self._flip_probability}",
-            *([f"repeats={self._repeats}"] if self._repeats > 1 else []),
-            self.dataset.fingerprint,
-        )
+            repr(self.schedule), f"batch_size={self.batch_size}", *self.policy.describe(), self.dataset.fingerprint
+        )  # fmt: skip
         text = "; ".join(parts)
         # States stay small whatever the schedule's length; the beginning is still readable in an error.
         return text if len(text) <= 600 else f"{text[:500]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
     def steps(self, epoch: int) -> Sequence[Step]:
         """The steps of an epoch, the same on every rank."""
-        if not self.training:
+        if not self.policy.training:
             return self._epoch_plan(epoch).steps
-        return self.schedule.steps(epoch, num_samples=len(self.dataset), batch_size=self.batch_size)
+        return self.schedule.steps(epoch, num_samples=self.num_samples, batch_size=self.batch_size)
 
     def num_steps(self, epoch: int) -> int:
         """Number of steps in an epoch."""
-        return len(self.steps(epoch)) if self.training else -(-len(self.dataset) // self.batch_size)
+        return len(self.steps(epoch)) if self.policy.training else -(-self.num_samples // self.batch_size)
 
     def mean_batch_size(self, epoch: int) -> float:
         """Mean number of samples in an epoch's global batches; copies of a sample count once."""
-        if not self.training:
-            return len(self.dataset) / self.num_steps(epoch)
-        num_samples, batch_size = len(self.dataset), self.batch_size
-        return mean_batch_size(self.schedule, epochs=(epoch,), num_samples=num_samples, batch_size=batch_size)
+        if not self.policy.training:
+            return self.num_samples / self.num_steps(epoch)
+        return mean_batch_size(self.schedule, epochs=(epoch,), num_samples=self.num_samples, batch_size=self.batch_size)
 
     def local_batches(self, epoch: int, start: int, *, rank: int, world_size: int) -> Iterator[BatchPlan]:
         """A rank's part of every batch of an epoch from step ``start`` on.
@@ -149,7 +119,7 @@ class RunPlan:
             ValueError: the ranks cannot share the batches equally.
         """
         epoch_plan = self._epoch_plan(epoch)
-        if self.training:
+        if self.policy.training:
             check_base_batch(self.batch_size, world_size)
             check_steps(kinds_of(epoch_plan.steps), world_size)
         for number in range(start, len(epoch_plan)):
@@ -172,32 +142,6 @@ class RunPlan:
             if {size for step in kinds for size in step.sizes} >= set(self.schedule.sizes):
                 break
         return kinds
-
-
-def _plan_epoch(
-    epoch: int,
-    *,
-    schedule: Schedule,
-    images: Images,
-    batch_size: int,
-    training: bool,
-    seed: int,
-    crop: Crop,
-    flip_probability: float,
-    repeats: int,
-) -> EpochPlan:
-    """Plan an epoch on images of given sizes."""
-    common: dict[str, Any] = {
-        "heights": images.heights,
-        "widths": images.widths,
-        "batch_size": batch_size,
-        "crop": crop,
-        "epoch": epoch,
-        "seed": seed,
-    }
-    if not training:
-        return plan_evaluation(schedule, **common)
-    return plan_epoch(schedule, flip_probability=flip_probability, repeats=repeats, **common)
 
 
 def check_base_batch(batch_size: int, world_size: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -199,7 +198,7 @@ def test_sizes_cropped_each_in_its_own_way_get_the_pixels_of_each_alone(name: st
     plan = make_nested_plan(dataset, rule, sizes=(40, 32, 20))
     assert plan.size_boxes is not None
     alone = [
-        dataclasses.replace(plan, step=Step((size,), len(plan)), boxes=plan.size_boxes[:, number], size_boxes=None)
+        plan.replace(step=Step((size,), len(plan)), boxes=plan.size_boxes[:, number], size_boxes=None)
         for number, size in enumerate(plan.step.sizes)
     ]
     (pixels,) = decode_with(name, dataset, [plan])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from respipe.backends.routing import choose_levels, route
@@ -54,7 +52,7 @@ def test_a_route_has_the_shapes_and_boxes_of_the_levels_read() -> None:
 def test_levels_that_a_plan_names_are_read() -> None:
     levels = MemoryDataset(SHAPES, fractions=(0.5, 0.25)).levels
     plan = plan_of([(0, 0, 64, 96), (0, 0, 40, 40)], size=16)
-    named = replace(plan, levels=np.array([0, 2]))
+    named = plan.replace(levels=np.array([0, 2]))
     assert choose_levels(levels, named).tolist() == [0, 2]
     routed = route(levels, named)
     assert routed.levels.tolist() == [0, 2]
@@ -63,7 +61,7 @@ def test_levels_that_a_plan_names_are_read() -> None:
 
 
 def test_rows_of_a_plan_keep_their_levels() -> None:
-    plan = replace(plan_of([(0, 0, 64, 96), (0, 0, 40, 40)], size=16), levels=np.array([0, 2]))
+    plan = plan_of([(0, 0, 64, 96), (0, 0, 40, 40)], size=16).replace(levels=np.array([0, 2]))
     taken = plan.take(np.array([1, 1, 0]))
     assert taken.levels is not None
     assert taken.levels.tolist() == [2, 2, 0]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from respipe.loading.bounded_buffer import BoundedBuffer
+from respipe.loading.prefetch import BoundedBuffer
 
 
 def test_items_wait_up_to_their_total_size_and_leave_in_order() -> None:

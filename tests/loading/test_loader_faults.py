@@ -123,6 +123,26 @@ def test_an_interrupt_while_waiting_for_a_batch_ends_the_wait() -> None:
     assert run(program) == "interrupted ['MainThread']\n"
 
 
+def test_interrupts_at_any_moment_of_the_wait_are_only_that() -> None:
+    program = (
+        "import signal, threading, time\n"
+        "from respipe.loading.prefetch import prefetch\n"
+        "def slow():\n"
+        "    kill = lambda: (time.sleep(delay), signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))\n"
+        "    threading.Thread(target=kill, daemon=True).start()\n"
+        "    time.sleep(0.1)\n"
+        "    yield 1\n"
+        "for number in range(40):\n"
+        "    delay = number * 0.0005\n"
+        "    try:\n"
+        "        next(prefetch(slow, capacity=1, stall_timeout=60))\n"
+        "        time.sleep(1)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print(number)\n"
+    )
+    assert run(program).split() == [str(number) for number in range(40)]
+
+
 def test_fifty_loaders_leave_no_thread_file_or_memory(beton: Path) -> None:
     process = psutil.Process()
 

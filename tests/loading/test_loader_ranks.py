@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from respipe.planning.run import RunPlan
-from respipe.sampling import CenterCrop, RandomResizedCrop
+from respipe.sampling import SamplingPolicy
 from respipe.schedules import Constant, MixSize, Schedule
 from respipe.storage.dataset import Dataset
 from tests.loader_ranks import NUM_EPOCHS, evaluation_loader, share, training_loader
@@ -57,12 +57,8 @@ def plan_for(schedule: Schedule, dataset: Dataset, *, training: bool, batch_size
     return RunPlan(
         schedule,
         dataset,
+        SamplingPolicy(training=training),
         batch_size=batch_size,
-        training=training,
-        seed=0,
-        crop=RandomResizedCrop() if training else CenterCrop(),
-        flip_probability=0.5,
-        repeats=1,
         world_size=of,
     )
 

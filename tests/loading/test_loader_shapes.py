@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from respipe.loading.bounded_buffer import BoundedBuffer
+from respipe.loading.prefetch import BoundedBuffer
 from respipe.sampling import RandomCrop
 from respipe.schedules import TRD, Constant, MixSize, Progressive, Schedule
 from tests.loaders import Mixed, make
@@ -132,9 +132,9 @@ def test_prefetching_is_bounded_by_the_memory_of_the_largest_batch(
             capacities.append(capacity)
             super().__init__(capacity)
 
-        def put(self, item: Any, size: int, *, timeout: float) -> bool:
-            added = super().put(item, size, timeout=timeout)
-            assert self._total <= capacities[-1] or len(self._items) == 1
+        def put(self, item: Any, size: int, **options: Any) -> bool:
+            added = super().put(item, size, **options)
+            assert self._total <= capacities[-1] or self._total == size
             return added
 
     monkeypatch.setattr("respipe.loading.prefetch.BoundedBuffer", Observed)

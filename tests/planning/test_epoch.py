@@ -19,9 +19,9 @@ from respipe.sampling import (
     EpochPlan,
     RandomCrop,
     RandomResizedCrop,
+    SamplingPolicy,
     WholeImage,
     plan_epoch,
-    plan_evaluation,
 )
 from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule, Step
 
@@ -50,15 +50,16 @@ class Uneven:
 def plan(schedule: Schedule | None = None, **changes: Any) -> EpochPlan:
     arguments: dict[str, Any] = {
         "epoch": 2,
-        "seed": 5,
         "heights": HEIGHTS,
         "widths": WIDTHS,
         "batch_size": 8,
-        "crop": RandomResizedCrop(),
-        "flip_probability": 0.5,
-        "shuffle": True,
     }
-    return plan_epoch(schedule or Constant(64), **(arguments | changes))
+    arguments |= {name: changes.pop(name) for name in arguments if name in changes}
+    return plan_epoch(schedule or Constant(64), SamplingPolicy(**({"seed": 5} | changes)), **arguments)
+
+
+def plan_evaluation(schedule: Schedule, *, crop: Crop, **arguments: Any) -> EpochPlan:
+    return plan_epoch(schedule, SamplingPolicy(training=False, crop=crop), epoch=0, **arguments)
 
 
 def same(a: BatchPlan, b: BatchPlan) -> bool:
@@ -91,7 +92,7 @@ def test_epoch_visits_samples_at_most_once_in_random_order() -> None:
 
 
 def test_epoch_without_shuffling_visits_the_first_samples_in_order() -> None:
-    assert np.concatenate([batch.indices for batch in plan(shuffle=False)]).tolist() == list(range(96))
+    assert np.concatenate([batch.indices for batch in plan(shuffle="none")]).tolist() == list(range(96))
 
 
 def test_batches_know_their_place() -> None:
@@ -129,7 +130,7 @@ def test_box_and_flip_come_from_the_samples_own_draws() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"shuffle": False},
+        {"shuffle": "none"},
         {"batch_size": 31},
         {"schedule": TRD(128, 32, 0.5, unit="step")},
         {"heights": HEIGHTS[:60], "widths": WIDTHS[:60]},
@@ -153,7 +154,7 @@ def test_plan_is_the_same_for_any_block_length(monkeypatch: pytest.MonkeyPatch) 
 def test_seed_and_epoch_change_order_boxes_and_flips(change: dict[str, Any]) -> None:
     ours, others = plan(), plan(**change)
     assert ours.samples.tolist() != others.samples.tolist()
-    ours, others = plan(shuffle=False), plan(shuffle=False, **change)
+    ours, others = plan(shuffle="none"), plan(shuffle="none", **change)
     assert (ours.boxes != others.boxes).any(axis=1).mean() > 0.9
     assert 0.3 < (ours.flips != others.flips).mean() < 0.7
 
@@ -307,7 +308,7 @@ def streams(epoch: EpochPlan, world_size: int) -> list[list[int]]:
 def test_repeats_follow_each_other_and_ranks_take_them_in_turn() -> None:
     # The stream of FixRes' sampler for six samples, three repeats and two ranks, before it is filled up.
     sides = np.full(12, 50)
-    epoch = plan(heights=sides, widths=sides, batch_size=4, repeats=3, shuffle=False)
+    epoch = plan(heights=sides, widths=sides, batch_size=4, repeats=3, shuffle="none")
     assert streams(epoch, 1) == [[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]]
     assert streams(epoch, 2) == [[0, 0, 1, 2, 2, 3], [0, 1, 1, 2, 3, 3]]
 

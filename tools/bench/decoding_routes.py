@@ -17,7 +17,7 @@ from respipe.backends.encoded import EncodedCrops
 from respipe.backends.routing import route
 from respipe.planning.batch import BatchPlan
 from respipe.planning.run import RunPlan
-from respipe.sampling import RandomResizedCrop
+from respipe.sampling import SamplingPolicy
 from respipe.storage.dataset import Bytes
 from respipe.storage.open import open_dataset
 
@@ -87,16 +87,7 @@ class StoredLevels:
             yield images.permute(0, 3, 1, 2), labels.popleft().to(self._settings.device)
 
     def _plans(self, dataset: Repeated, size: int) -> Iterator[BatchPlan]:
-        plan = RunPlan(
-            OneCrop((size,)),
-            dataset,
-            batch_size=self._settings.batch_size,
-            training=True,
-            seed=0,
-            crop=RandomResizedCrop(),
-            flip_probability=0.5,
-            repeats=1,
-        )
+        plan = RunPlan(OneCrop((size,)), dataset, SamplingPolicy(), batch_size=self._settings.batch_size)
         epoch = 0
         while True:
             yield from plan.local_batches(epoch, 0, rank=0, world_size=1)

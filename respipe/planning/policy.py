@@ -1,0 +1,155 @@
+"""All that decides what a run's batches hold, besides its schedule and its data, in one value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from respipe.checks import check_bool, check_choice, check_int, check_probability
+from respipe.planning.crops import CenterCrop, Crop
+from respipe.planning.random_resized_crop import RandomResizedCrop
+from respipe.rng import check_seed
+
+Shuffle = Literal["full", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplingPolicy:
+    """Which samples an epoch uses, in which order, and what is cut out of each.
+
+    It is passed whole from the loader to whoever draws: ``planning/order.py`` reads which samples come and in which
+    order, ``planning/epoch.py`` and ``planning/draws.py`` the rest. A field that is added gives no text in
+    :meth:`describe` at its default, so that saved states stay valid.
+
+    Args:
+        training: random order, crops and flips, whole batches only; else every sample once, in order, unflipped.
+        seed: 64-bit seed of all that is drawn.
+        crop: chooser of the boxes. Default: ``RandomResizedCrop()`` in training, else ``CenterCrop()``.
+        flip_probability: share of the training images that are mirrored.
+        repeats: uses of each sample in a row in training, each cropped and flipped anew.
+        indices: (M,) distinct sample numbers that are used, in the order of an evaluation; None for all of them.
+        weights: (N,) numbers of at least 0, one for each sample of the data: training draws samples with replacement,
+            each with its share of the weights of all that are used. None for every sample once.
+        shuffle: "full" for a new permutation in every epoch of training, "none" for the stored order.
+
+    Raises:
+        TypeError, ValueError: a field is out of range, or not for evaluation.
+    """
+
+    training: bool = True
+    seed: int = 0
+    crop: Crop = cast("Crop", None)  # noqa: RUF009 - __post_init__ fills it in
+    flip_probability: float = 0.5
+    repeats: int = 1
+    indices: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
+    shuffle: Shuffle = "full"
+
+    def __post_init__(self) -> None:
+        check_bool("training", self.training)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if self.crop is None:  # pyright: ignore[reportUnnecessaryComparison]
+            object.__setattr__(self, "crop", RandomResizedCrop() if self.training else CenterCrop())
+        if not isinstance(self.crop, Crop) or isinstance(self.crop, type):
+            raise TypeError(
+                f"`crop` must be a crop such as respipe.sampling.RandomResizedCrop(); got {self.crop!r}. Pass one of "
+                "respipe.sampling."
+            )
+        check_probability("flip_probability", self.flip_probability)  # kept as given: saved states have it as text
+        object.__setattr__(self, "repeats", check_int("repeats", self.repeats, least=1))
+        if self.indices is not None:
+            object.__setattr__(self, "indices", _checked_indices(self.indices))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _checked_weights(self.weights))
+        check_choice("shuffle", self.shuffle, get_args(Shuffle))
+        if not self.training and (self.repeats > 1 or self.weights is not None):
+            name, rule, value = ("repeats", 1, self.repeats) if self.repeats > 1 else ("weights", None, "weights")
+            raise ValueError(
+                f"`{name}` must be {rule} in evaluation, which uses each sample once; got {value}. Leave it out."
+            )
+
+    def check_fits(self, num_samples: int) -> None:
+        """Compare the sample numbers and weights with a dataset.
+
+        Raises:
+            ValueError: it has no such samples, or not as many as there are weights.
+        """
+        if self.indices is not None and len(self.indices) and int(self.indices.max()) >= num_samples:
+            raise ValueError(
+                f"`indices` must be below {num_samples}, the number of samples; got {int(self.indices.max())}. Count "
+                "from 0, and pass indices of this dataset."
+            )
+        if self.weights is None:
+            return
+        if len(self.weights) != num_samples:
+            raise ValueError(
+                f"`weights` must have one number for each of the {num_samples} samples; got {len(self.weights)}. Pass "
+                "weights of the whole dataset, also with `indices`."
+            )
+        if not (self.weights if self.indices is None else self.weights[self.indices]).any():
+            raise ValueError("`weights` must be above 0 for at least one sample; got zeros only. Raise some of them.")
+
+    def num_samples(self, available: int) -> int:
+        """Samples that an epoch has to fill its batches with, of those in the dataset."""
+        return available if self.indices is None else len(self.indices)
+
+    def describe(self) -> Iterator[str]:
+        """The fields besides the seed in words, for fingerprints; those at a default that came later are left out."""
+        yield f"training={self.training}"
+        yield repr(self.crop)
+        yield f"flip_probability={self.flip_probability}"
+        if self.repeats > 1:
+            yield f"repeats={self.repeats}"
+        if self.indices is not None:
+            yield f"indices={_digest(self.indices, '<i8')}"
+        if self.weights is not None:
+            yield f"weights={_digest(self.weights, '<f8')}"
+        if self.shuffle != "full":
+            yield f"shuffle={self.shuffle}"
+
+
+def _checked_indices(indices: ArrayLike) -> NDArray[np.int64]:
+    array: NDArray[Any] = np.asarray(indices)
+    if array.size == 0:
+        raise ValueError("`indices` must name at least one sample; got none. Pass None for all.")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(
+            f"`indices` must be a row of whole numbers; got {array.dtype} of shape {array.shape}. Pass "
+            "np.flatnonzero(mask) for a mask."
+        )
+    if int(array.min()) < 0:
+        raise ValueError(f"`indices` must be at least 0; got {int(array.min())}. Count samples from 0.")
+    if len(np.unique(array)) < len(array):
+        values, counts = np.unique(array, return_counts=True)
+        raise ValueError(
+            f"`indices` must be distinct; got {int(values[counts.argmax()])} {int(counts.max())} times. Pass `weights` "
+            "to use some samples more often."
+        )
+    return _frozen(array, np.int64)
+
+
+def _checked_weights(weights: ArrayLike) -> NDArray[np.float64]:
+    array: NDArray[Any] = np.asarray(weights)
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"`weights` must be a row of numbers, one for each sample; got {array.dtype} of shape {array.shape}. Pass "
+            "for example respipe.sampling.class_balanced(labels)."
+        )
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError("`weights` must be finite and at least 0; some are not. Pass 0 for samples to leave out.")
+    return _frozen(array, np.float64)
+
+
+def _frozen(array: NDArray[Any], dtype: type[Any]) -> NDArray[Any]:
+    copy = array.astype(dtype)
+    copy.flags.writeable = False
+    return copy
+
+
+def _digest(array: NDArray[Any], dtype: str) -> str:
+    return f"{len(array)} with sha256 {hashlib.sha256(array.astype(dtype).tobytes()).hexdigest()[:16]}"
