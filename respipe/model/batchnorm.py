@@ -182,15 +182,12 @@ class PerSizeBatchNorm(Routed):
                 f"`images` must have one of the sides {', '.join(map(str, sets.sizes))} px in training, because "
                 f"BatchNorm keeps statistics for these; got {side} px. Name it to `make_batchnorm_per_size` too."
             )
-        tensors, self._own = self.tensors(side), (_parameters(self), _buffers(self))
-        # Both dictionaries at once, since tensor by tensor it would take a millisecond in a deep network. A parameter
-        # cannot be replaced by a tensor that was computed in any other way.
-        self._parameters, self._buffers = cast(Any, tensors[0]), cast(Any, tensors[1])
+        tensors, own = self.tensors(side), (_parameters(self), _buffers(self))
+        _set(self, _own=own, _parameters=tensors[0], _buffers=tensors[1])
 
     def take_back(self) -> None:
         """Set the layer's own tensors again."""
-        self._parameters, self._buffers = cast(Any, self._own[0]), cast(Any, self._own[1])
-        del self._own
+        _set(self, _own=None, _parameters=self._own[0], _buffers=self._own[1])
 
     def holder(self, side: int | None) -> nn.Module:
         """The module whose tensors are for images of a side in pixels, this one or one of its sets.
@@ -242,6 +239,7 @@ class PerSizeBatchNorm(Routed):
     def restore(self) -> None:
         """Become the plain layer again, with its own tensors."""
         delattr(self, _CHILD)
+        self.__dict__.pop("_own", None)
         super().restore()
 
     def _nearest(self, side: int) -> int:
@@ -321,6 +319,16 @@ _routing.ADOPTERS.append(_adopt_converted)
 def _made_of(plain: type[nn.Module]) -> nn.Module:
     kind = per_size_class(plain)
     return kind.__new__(kind)
+
+
+def _set(norm: nn.Module, **attributes: object) -> None:
+    # Both dictionaries at once and not by way of nn.Module's attributes, which would take milliseconds in a deep
+    # network. A parameter cannot be replaced by a tensor that was computed in any other way.
+    if not torch.compiler.is_compiling():
+        norm.__dict__.update(attributes)
+        return
+    for name, value in attributes.items():
+        setattr(norm, name, value)
 
 
 def _between(start: torch.Tensor | None, end: torch.Tensor | None, weight: float) -> torch.Tensor | None:

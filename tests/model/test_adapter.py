@@ -226,3 +226,41 @@ def test_total_stride_of_networks_without_padding_is_unknown() -> None:
 def test_unknown_choice_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"`{field}` must be one of"):
         adapt(FixedPoolNet(), Constant(32), **{field: "sometimes"})
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("vit_tiny_patch16_224", "dynamic_img_size=True"),
+        ("deit_tiny_distilled_patch16_224", "dynamic_img_size=True"),
+        ("eva02_tiny_patch14_224", r"dynamic_img_size=True\)\. Sides must be multiples of its patches, 14 px"),
+        ("swin_tiny_patch4_window7_224", "dynamic_img_size=True"),
+        ("beit_base_patch16_224", "img_size=the largest side"),
+    ],
+)
+def test_architecture_of_one_size_is_refused_with_the_option_of_timm_that_frees_it(name: str, remedy: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(ValueError, match=rf"at 112 px it raised AssertionError.*timm.create_model\(..., {remedy}"):
+        adapt(model, TRD(224, 112, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("deit_tiny_distilled_patch16_224", {"dynamic_img_size": True}),
+        ("eva02_tiny_patch14_224", {"dynamic_img_size": True}),
+        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}),
+        ("convnext_atto", {}),
+    ],
+)
+def test_networks_with_layernorm_need_no_statistics_per_size(
+    name: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, **options)
+    before = list(model.state_dict())
+    with caplog.at_level(logging.INFO):
+        adapt(model, RSNet((224, 112)))
+    assert "it has no BatchNorm, so that it needs no statistics per size" in caplog.text
+    assert list(model.state_dict()) == before
