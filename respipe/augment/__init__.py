@@ -6,7 +6,6 @@ backend, and resumes exactly.
 
 from __future__ import annotations
 
-from respipe.augment.mixing import Mixing
 from respipe.augment.policies import (
     AugMix,
     AutoAugment,
@@ -24,6 +23,7 @@ from respipe.augment.policies import (
     ThreeAugment,
     TrivialAugmentWide,
 )
+from respipe.planning.mixing import Mixing
 
 __all__ = [
     "AugMix",

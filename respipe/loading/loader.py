@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, Self, cast
 
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from respipe.augment.mixing import mix_images, mix_labels
 from respipe.backends.registry import make_backend
 from respipe.checks import check_int, check_number
+from respipe.loading.augmentation import Decoded, augment_in_order
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
@@ -23,9 +25,11 @@ from respipe.loading.position import LoaderState
 from respipe.loading.prefetch import WorkAhead, prefetch
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
 from respipe.loading.transform import BatchTransform, Images, transformed
-from respipe.normalization import Normalize
+from respipe.normalization import Normalize, mean_and_std
+from respipe.planning.augmentation import Policy as AugmentPolicy
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Crop
+from respipe.planning.mixing import Mixing
 from respipe.planning.policy import SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
@@ -79,6 +83,9 @@ class Loader:
         weights: (N,) numbers of at least 0, one for each sample of ``data``: training draws as many samples as there
             are, with replacement, each with its share of the weights (:func:`respipe.sampling.class_balanced`).
         shuffle: "full", a new permutation of the samples in every epoch of training; "none" keeps their order.
+        augment: policies of :mod:`respipe.augment` for each training image, in this order, before normalisation.
+        mixup, cutmix: parameters of the beta distributions of mixup's and CutMix's weights, 0 for none; or, as
+            ``mixup``, a :class:`respipe.augment.Mixing` with everything. Labels become (B, classes) float32.
         batch_transform: function of the placed ``(images, labels)`` of every batch, for example torchvision's
             ``v2.MixUp``, which takes one size per step. The global random states of torch, NumPy and ``random`` are
             seeded for it at each step and restored afterwards.
@@ -119,6 +126,9 @@ class Loader:
         indices: ArrayLike | None = None,
         weights: ArrayLike | None = None,
         shuffle: Shuffle = "full",
+        augment: AugmentPolicy | Sequence[AugmentPolicy] = (),
+        mixup: float | Mixing = 0.0,
+        cutmix: float = 0.0,
         batch_transform: BatchTransform | None = None,
         on_corrupt: OnCorrupt = "raise",
         corrupt_budget: int = 100,
@@ -148,6 +158,8 @@ class Loader:
             indices=cast(Any, indices),
             weights=cast(Any, weights),
             shuffle=shuffle,
+            augment=cast(Any, augment),
+            mix=mixup if isinstance(mixup, Mixing) else Mixing(mixup, cutmix) if mixup or cutmix else None,
         )
         batch_size = check_int("batch_size", batch_size, least=1)
         num_threads = num_cores() if num_threads is None else check_int("num_threads", num_threads, least=1)
@@ -166,6 +178,7 @@ class Loader:
             training=training,
             level_margin=level_margin,
         )
+        self._num_threads, self._num_classes = num_threads, _number_of_classes(policy.mix, self._dataset)
         self._plan = RunPlan(schedule, self._dataset, policy, batch_size=batch_size, world_size=self.world_size)
         self._backend = CurrentBackend(
             partial(
@@ -377,14 +390,39 @@ class Loader:
         stream = self._placement.stream
         plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
         with used.lock, torch.cuda.stream(stream):
-            for plan, pixels in decode_in_order(used.backend, self._guard, plans):
+            for plan, pixels in self._finished(decode_in_order(used.backend, self._guard, plans)):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 labels = None
                 if (column := self._dataset.fields.get("label")) is not None:
                     values = torch.from_numpy(np.asarray(column.take(plan.indices)))
                     values = values.float() if values.is_floating_point() else values
                     labels = self._placement.labels(values)
+                images, labels = self._mixed(plan, images, labels)
                 yield plan, images, labels, stream.record_event() if stream is not None else None
+
+    def _finished(self, decoded: Generator[Decoded, None, None]) -> Iterator[Decoded]:
+        if not self._plan.policy.augment:
+            return decoded
+        return augment_in_order(
+            decoded,
+            mean=mean_and_std(self._placement.normalize)[0],
+            to_device=self._placement.to_device,
+            num_threads=self._num_threads,
+        )
+
+    def _mixed(
+        self, plan: BatchPlan, images: tuple[torch.Tensor, ...], labels: torch.Tensor | None
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+        if (mixing := self._plan.policy.mix) is None or labels is None:
+            return images, labels
+        made = mixing.plan(
+            plan.indices, plan.copies, seed=self._plan.policy.seed, epoch=plan.epoch, step=plan.number,
+            duplicates=plan.step.duplicates, repeats=self._plan.policy.repeats,
+        )  # fmt: skip
+        soft = mix_labels(
+            labels, made, max(plan.step.sizes), num_classes=self._num_classes, label_smoothing=mixing.label_smoothing
+        )
+        return tuple(mix_images(one, made) for one in images), soft
 
     def _delivered(self, placed: _Placed, wait_share: float, *, share: tuple[int, int], num_steps: int) -> Batch:
         """A placed batch as the user receives it; moves the loader's position behind it."""
@@ -518,3 +556,14 @@ class SamplerView:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+
+def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:
+    """Length of mixed labels: as given, else the number of the dataset's classes; 0 where nothing is mixed."""
+    if mix is None:
+        return 0
+    if (labels := dataset.labels) is None:
+        raise ValueError("`mixup` and `cutmix` must have labels to mix; the dataset has none. Leave them out.")
+    if mix.num_classes is not None:
+        return mix.num_classes
+    return len(dataset.classes) if dataset.classes is not None else int(np.asarray(labels).max()) + 1

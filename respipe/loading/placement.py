@@ -95,7 +95,7 @@ class Placement:
             (B, 3, S / decimation, S / decimation) of ``dtype`` on ``device``, in channels_last memory format.
         """
         # Bytes cross the bus, not floats: a quarter of the traffic.
-        images = self._to_device(pixels).permute(0, 3, 1, 2)
+        images = self.to_device(pixels).permute(0, 3, 1, 2)
         if decimation > 1:
             images = blur_and_decimate(images.to(torch.float32), decimation)
         if self.dtype == torch.uint8:
@@ -106,7 +106,7 @@ class Placement:
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Place a batch's labels: (B,) int64."""
-        return self._to_device(labels)
+        return self.to_device(labels)
 
     @cached_property
     def _shift_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +120,8 @@ class Placement:
         shift, scale = (one.view(1, 3, 1, 1).to(self.device) for one in self._shift_and_scale)
         return shift, scale
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on ``device``; itself where it is there."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             # Decoders write into pinned memory. Labels are few, and so cheap to copy once more.
             pinned = tensor if tensor.is_pinned() else tensor.pin_memory()

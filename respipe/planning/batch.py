@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.planning.augmentation import Augmentation
 from respipe.schedules.step import Step
 
 
@@ -28,9 +29,13 @@ class BatchPlan:
             ``boxes`` serves all of them.
         levels: (B,) int64, the stored level that each image is read from, 0 the largest; None where that has not been
             chosen yet.
+        copies: (B,) int64, number of each image among all uses of its sample in the epoch; zeros where left out.
+        augmentation: operations on the pixels of each image; None for none.
     """
 
-    __slots__ = ("boxes", "epoch", "flips", "indices", "levels", "number", "size_boxes", "step")
+    __slots__ = (
+        "augmentation", "boxes", "copies", "epoch", "flips", "indices", "levels", "number", "size_boxes", "step",
+    )  # fmt: skip
 
     step: Step
     epoch: int
@@ -40,6 +45,8 @@ class BatchPlan:
     flips: NDArray[np.bool_]
     size_boxes: NDArray[np.float64] | None
     levels: NDArray[np.int64] | None
+    copies: NDArray[np.int64]
+    augmentation: Augmentation | None
 
     def __init__(
         self,
@@ -52,6 +59,8 @@ class BatchPlan:
         flips: NDArray[np.bool_],
         size_boxes: NDArray[np.float64] | None = None,
         levels: NDArray[np.int64] | None = None,
+        copies: NDArray[np.int64] | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         n = len(indices)
         assert boxes.shape == (n, 4) and flips.shape == (n,), "one box and one flip per image"
@@ -67,6 +76,8 @@ class BatchPlan:
                 "flips": flips,
                 "size_boxes": size_boxes,
                 "levels": levels,
+                "copies": copies if copies is not None else np.zeros(n, np.int64),
+                "augmentation": augmentation,
             }
         )
 
@@ -107,4 +118,6 @@ class BatchPlan:
             flips=self.flips[rows],
             size_boxes=self.size_boxes[rows] if self.size_boxes is not None else None,
             levels=self.levels[rows] if self.levels is not None else None,
+            copies=self.copies[rows],
+            augmentation=self.augmentation.take(rows) if self.augmentation is not None else None,
         )

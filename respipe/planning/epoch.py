@@ -34,6 +34,7 @@ class EpochPlan:
         size_boxes: by size, (R, 4) float64 each, the boxes of steps that crop every one of their sizes in its own way;
             empty where ``boxes`` serves all sizes.
         interleaved: whether ranks take samples in turn instead of one run of them each.
+        copies: (R,) int64, number of each image among all uses of its sample in the epoch.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class EpochPlan:
     samples: NDArray[np.int64]
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
+    copies: NDArray[np.int64]
     first_sample: NDArray[np.int64]
     first_image: NDArray[np.int64]
     equal_shares: bool
@@ -90,6 +92,7 @@ class EpochPlan:
             boxes=self.boxes[images],
             flips=self.flips[images],
             size_boxes=self._size_boxes(step, images),
+            copies=self.copies[images],
         )
 
     def _size_boxes(self, step: Step, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -177,13 +180,16 @@ def _plan(
     copies, sizes = np.repeat(duplicates, batch_sizes), np.repeat(sizes, batch_sizes)
     if policy.weights is not None:
         images = np.repeat(samples, copies)
+        numbers = _numbers_among_equal(images)
         boxes, flips = draw_drawn_again(
-            images, _numbers_among_equal(images), heights[images], widths[images], np.repeat(sizes, copies), policy,
+            images, numbers, heights[images], widths[images], np.repeat(sizes, copies), policy,
             epoch=epoch,
         )  # fmt: skip
     else:
         boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
         rows = np.cumsum(copies) - copies
+        numbers = (np.arange(int(first_image[-1])) - np.repeat(rows, copies)) * policy.repeats
+        numbers += np.repeat(np.arange(len(samples)) % policy.repeats, copies)
         for repeat in range(policy.repeats):
             uses = slice(repeat, None, policy.repeats)  # which name no sample twice
             request = ImageRequest(
@@ -200,6 +206,7 @@ def _plan(
         samples=samples,
         boxes=boxes,
         flips=flips,
+        copies=numbers,
         first_sample=first_sample,
         first_image=first_image,
         equal_shares=policy.training,

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from respipe.checks import check_bool, check_choice, check_int, check_probability
+from respipe.planning.augmentation import Policy as AugmentPolicy
+from respipe.planning.augmentation import check_policies
 from respipe.planning.crops import CenterCrop, Crop
+from respipe.planning.mixing import Mixing
 from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.rng import check_seed
 
@@ -36,6 +39,8 @@ class SamplingPolicy:
         weights: (N,) numbers of at least 0, one for each sample of the data: training draws samples with replacement,
             each with its share of the weights of all that are used. None for every sample once.
         shuffle: "full" for a new permutation in every epoch of training, "none" for the stored order.
+        augment: policies of :mod:`respipe.augment` for the pixels of each training image, in this order.
+        mix: mixup and CutMix of each training batch; None for none.
 
     Raises:
         TypeError, ValueError: a field is out of range, or not for evaluation.
@@ -49,6 +54,8 @@ class SamplingPolicy:
     indices: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
     shuffle: Shuffle = "full"
+    augment: tuple[AugmentPolicy, ...] = ()
+    mix: Mixing | None = None
 
     def __post_init__(self) -> None:
         check_bool("training", self.training)
@@ -67,6 +74,9 @@ class SamplingPolicy:
         if self.weights is not None:
             object.__setattr__(self, "weights", _checked_weights(self.weights))
         check_choice("shuffle", self.shuffle, get_args(Shuffle))
+        object.__setattr__(self, "augment", check_policies("augment", self.augment))
+        if not self.training and (self.augment or self.mix is not None):
+            raise ValueError("`augment` and `mix` must be left out in evaluation, which shows images as they are.")
         if not self.training and (self.repeats > 1 or self.weights is not None):
             name, rule, value = ("repeats", 1, self.repeats) if self.repeats > 1 else ("weights", None, "weights")
             raise ValueError(
@@ -111,6 +121,10 @@ class SamplingPolicy:
             yield f"weights={_digest(self.weights, '<f8')}"
         if self.shuffle != "full":
             yield f"shuffle={self.shuffle}"
+        if self.augment:
+            yield f"augment={self.augment}"
+        if self.mix is not None:
+            yield f"mix={self.mix}"
 
 
 def _checked_indices(indices: ArrayLike) -> NDArray[np.int64]:

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
+
+from respipe.planning.augmentation import Canvas, plan_augmentation
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Sides
 from respipe.planning.epoch import EpochPlan, plan_epoch
@@ -75,7 +78,7 @@ class RunPlan:
             check_base_batch(batch_size, world_size)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
         if policy.training:
-            check_steps(kinds_of(first.steps), world_size)
+            check_steps(kinds_of(first.steps), world_size, mixed=policy.mix is not None)
         left_out = self.num_samples - len(first.samples)
         if left_out > max(batch_size, _NOTABLE_SHARE * self.num_samples):
             logger.warning(
@@ -121,9 +124,19 @@ class RunPlan:
         epoch_plan = self._epoch_plan(epoch)
         if self.policy.training:
             check_base_batch(self.batch_size, world_size)
-            check_steps(kinds_of(epoch_plan.steps), world_size)
+            check_steps(kinds_of(epoch_plan.steps), world_size, mixed=self.policy.mix is not None)
         for number in range(start, len(epoch_plan)):
-            yield epoch_plan.local(number, rank=rank, world_size=world_size)
+            yield self._augmented(epoch_plan.local(number, rank=rank, world_size=world_size))
+
+    def _augmented(self, plan: BatchPlan) -> BatchPlan:
+        if not self.policy.augment:
+            return plan
+        canvas = Canvas(sizes=np.full(len(plan), max(plan.step.sizes)), base_size=self.schedule.base_size)
+        augmentation = plan_augmentation(
+            self.policy.augment, canvas, seed=self.policy.seed, epoch=plan.epoch, indices=plan.indices,
+            copies=plan.copies,
+        )  # fmt: skip
+        return plan.replace(augmentation=augmentation)
 
     def kinds(self, epoch: int) -> set[Step]:
         """The distinct steps of an epoch."""
@@ -154,12 +167,14 @@ def check_base_batch(batch_size: int, world_size: int) -> None:
         )
 
 
-def check_steps(steps: Iterable[Step], world_size: int) -> None:
-    """Raise ``ValueError`` unless the ranks can share the batch of every step equally."""
+def check_steps(steps: Iterable[Step], world_size: int, *, mixed: bool = False) -> None:
+    """Raise ``ValueError`` unless the ranks can share the batch of every step equally, in pairs where it is mixed."""
+    multiple = 2 * world_size if mixed else world_size
     for step in steps:
-        if step.batch_size % world_size:
+        if step.batch_size % multiple:
+            needs = " in pairs, as mixup and CutMix do," if mixed else ""
             raise ValueError(
-                f"`schedule` must plan batches that {world_size} ranks can share equally; got {step.batch_size} "
-                f"samples at {' and '.join(map(str, step.sizes))} px. Plan multiples of {world_size} samples; MixSize "
-                f"does with batch_multiple={world_size}."
+                f"`schedule` must plan batches that {world_size} ranks can share equally{needs}; got {step.batch_size} "
+                f"samples at {' and '.join(map(str, step.sizes))} px. Plan multiples of {multiple} samples; MixSize "
+                f"does with batch_multiple={multiple}."
             )

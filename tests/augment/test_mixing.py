@@ -10,7 +10,8 @@ import torch
 from timm.data.mixup import mixup_target, rand_bbox
 
 from respipe.augment import Mixing
-from respipe.augment.mixing import MixPlan, mix_images
+from respipe.augment.mixing import mix_images, mix_labels
+from respipe.planning.mixing import MixPlan
 
 
 def plan(mixing: Mixing, count: int = 400, *, step: int = 0, epoch: int = 0, **more: Any) -> MixPlan:
@@ -40,7 +41,7 @@ def test_images_and_labels_are_mixed_as_timm_mixes_them(dtype: torch.dtype) -> N
     cut = images[2].clone()
     cut[:, 4:8, 0:5] = images[3][:, 4:8, 0:5]
     assert torch.equal(mixed[2], cut) and torch.equal(mixed[3], images[3])
-    soft = Mixing(1.0, label_smoothing=0.1).labels(labels, made, 8, 3)
+    soft = mix_labels(labels, made, 8, num_classes=3, label_smoothing=0.1)
     own = torch.tensor([0.75, 0.75, 1 - 20 / 64, 1.0])[:, None]
     one_hot = mixup_target(labels, 3, 1.0, 0.1)
     assert torch.allclose(soft, one_hot * own + one_hot[[1, 0, 3, 2]] * (1 - own))
@@ -105,14 +106,16 @@ def test_mixing_ends_where_it_was_told_to_and_labels_stay_soft() -> None:
     after = plan(mixing, epoch=2)
     assert (after.weights == 1).all()
     labels = torch.arange(400) % 5
-    assert torch.allclose(mixing.labels(labels, after, 32, 5), mixup_target(labels, 5, 1.0, 0.1))
+    assert torch.allclose(
+        mix_labels(labels, after, 32, num_classes=5, label_smoothing=0.1), mixup_target(labels, 5, 1.0, 0.1)
+    )
 
 
 def test_vectors_of_labels_are_mixed_as_timms_multi_label() -> None:
     labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     made = MixPlan(np.array([1, 0]), np.array([0.25, 0.25]), np.zeros(2, bool), np.zeros((2, 2)))
     wanted = mixup_target(labels, 2, 0.25, 0.2, multi_label=True)  # which mixes with the reversed batch
-    assert torch.allclose(Mixing(0.4, label_smoothing=0.2).labels(labels, made, 32, 2), wanted)
+    assert torch.allclose(mix_labels(labels, made, 32, num_classes=2, label_smoothing=0.2), wanted)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
