@@ -222,9 +222,6 @@ class ThreeAugment:
         return joined([policy.draw(draws, canvas) for policy in (choice, jitter)])
 
 
-# Single operations
-
-
 @dataclass(frozen=True)
 class ColorJitter:
     """Changes brightness, contrast, saturation and hue, in random order.
@@ -405,9 +402,6 @@ class Posterize:
         return _columns(Op.POSTERIZE, np.full(len(canvas.sizes), float(self.bits)))
 
 
-# Policies of policies
-
-
 @dataclass(frozen=True)
 class RandomApply:
     """Applies all of some policies, or none.
@@ -478,9 +472,6 @@ class RandomChoice:
         bounds = np.cumsum(weights / weights.sum())[:-1]
         chosen = np.searchsorted(bounds, draws(1), side="right")
         return _picked([policy.draw(draws, canvas) for policy in self.policies], chosen)
-
-
-# What they share
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -599,7 +590,6 @@ def _check_range(name: str, value: object, *, least: float) -> tuple[float, floa
 
 
 def _check_some(policies: object) -> tuple[Policy, ...]:
-    checked = check_policies("policies", policies)
-    if not checked:
+    if not (checked := check_policies("policies", policies)):
         raise ValueError("`policies` must name at least one policy; got none.")
     return checked
