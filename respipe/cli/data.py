@@ -42,6 +42,14 @@ def convert(
     keep: Annotated[
         str, typer.Option(help="Of source JPEGs that fit the first level: nothing, pixels (exactly) or bytes.")
     ] = "nothing",
+    fields: Annotated[
+        list[str] | None, typer.Option("--field", help="Of the source, to store beside image and label. Repeatable.")
+    ] = None,
+    classes_from: Annotated[
+        Path | None, typer.Option(help="Number classes as this converted file or folder does, matched by name.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")] = None,
+    label_field: Annotated[str | None, typer.Option(help="The source's name for the label.")] = None,
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
@@ -57,6 +65,10 @@ def convert(
         "subsampling": subsampling,
         "restart_interval": restart_interval,
         "keep": keep,
+        "fields": fields or (),
+        "classes_from": classes_from,
+        "format": format,
+        "label_field": label_field,
     }
     error: TooManyCorruptError | None = None
     try:
@@ -179,6 +191,8 @@ def _show_inspection(report: Inspection) -> None:
     made_by = f" written by {report.writer}" if report.writer else ""
     write_line(f"{report.path}: {report.kind}{made_by}, {num_bytes(report.num_bytes)}", style="bold")
     classes = f"{len(report.classes):,} classes" if report.classes else f"{report.num_labels:,} distinct labels"
+    if not report.num_labels:
+        classes = "no labels"
     write_line(f"{report.num_samples:,} samples, {classes}, {'with' if report.has_checksums else 'without'} checksums")
     write_line()
     write_table(

@@ -42,6 +42,9 @@ def evaluate(
     classes: Annotated[
         int | None, typer.Option(min=1, help="Outputs of the model. Default: as in the weights.")
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take the averaged weights of a checkpoint that holds both.")
+    ] = False,
     train_size: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels that it was trained at. Default: the recipe's or timm's.")
     ] = None,
@@ -77,7 +80,7 @@ def evaluate(
 
     subject = read_subject(
         checkpoint, model=model, classes=classes, sizes=sizes, train_size=train_size, normalize=normalize, crop=crop,
-        precision=precision, device=device,
+        precision=precision, device=device, ema=ema,
     )  # fmt: skip
     runtime: dict[str, Any] = {"backend": backend, "num_threads": threads}
     with _one_note_of_the_backend():
@@ -163,4 +166,9 @@ def _activations(subject: Subject, data: Path, picture: Path | None, **runtime: 
 
 
 def _common(subject: Subject) -> dict[str, Any]:
-    return {"normalize": subject.normalize, "crop": subject.crop, "autocast": subject.autocast}
+    return {
+        "normalize": subject.normalize,
+        "crop": subject.crop,
+        "autocast": subject.autocast,
+        "classes": subject.classes,
+    }

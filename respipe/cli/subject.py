@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from respipe.cost import TestSizeSuggestion
     from respipe.normalization import Normalize
     from respipe.planning.crops import Crop
-
-logger = logging.getLogger(__name__)
 
 _CALIBRATION_BATCH = 64
 _TIMM_DEFAULT = 224
@@ -38,6 +34,7 @@ class Subject:
         flip_probability: of mirroring a training image.
         calibration_batch: images of a batch for calibration.
         autocast: dtype of mixed precision, None for float32.
+        classes: names of the model's outputs in order, None if unknown.
     """
 
     model: nn.Module
@@ -50,6 +47,7 @@ class Subject:
     flip_probability: float
     calibration_batch: int
     autocast: torch.dtype | None
+    classes: tuple[str, ...] | None = None
 
 
 def read_subject(
@@ -63,6 +61,7 @@ def read_subject(
     crop: str | None,
     precision: str,
     device: str,
+    ema: bool = False,
 ) -> Subject:
     """Load a checkpoint.
 
@@ -77,7 +76,7 @@ def read_subject(
     from respipe.sampling import CenterCrop, RandomResizedCrop
 
     place = check_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    trained = load_trained_model(checkpoint, model, num_classes=classes)
+    trained = load_trained_model(checkpoint, model, num_classes=classes, ema=ema)
     recipe, known = trained.recipe, _timm_config(trained.model)
     train_size = train_size or (recipe.build_schedule().base_size if recipe else known.get("train_size"))
     sizes = sizes or (recipe.evaluation.sizes if recipe else None)
@@ -100,6 +99,7 @@ def read_subject(
         flip_probability=recipe.data.flip_probability if recipe else 0.5,
         calibration_batch=recipe.data.batch_size if recipe else _CALIBRATION_BATCH,
         autocast=_autocast(recipe.precision if recipe and precision == "auto" else precision, place),
+        classes=trained.classes,
     )
 
 
@@ -131,18 +131,12 @@ def _timm_config(model: nn.Module) -> dict[str, Any]:
 
 def _fitted(model: nn.Module, sizes: tuple[int, ...], train_size: int | None) -> nn.Module:
     """The model with pooling that takes every size, once it is known that it does."""
-    from respipe.errors import NoEffectWarning
     from respipe.model.adapt import adapt, make_pooling_adaptive
     from respipe.schedules.rsnet import RSNet
 
     if train_size is not None:
         make_pooling_adaptive(model, train_size)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        adapt(model, RSNet(sizes), batchnorm="shared")
-    for warning in caught:
-        if not issubclass(warning.category, NoEffectWarning):
-            logger.warning("%s", warning.message)
+    adapt(model, RSNet(sizes), batchnorm="shared")
     return model
 
 

@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import features
 
 import respipe
@@ -21,13 +22,14 @@ from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
 from respipe.conversion.settings import ConversionSettings, Keep, Subsampling
-from respipe.conversion.sources import Source, open_source
+from respipe.conversion.sources.base import Source, SourceOptions, open_source, with_classes, with_fields
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import ConversionError, CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid
+from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
+from respipe.storage.fields import Column
 from respipe.storage.upright import BrokenImageError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def convert(
-    source: str | os.PathLike[str] | Source,
+    source: str | os.PathLike[str] | Source | object,
     target: str | os.PathLike[str],
     *,
     levels: tuple[int, ...] = (512, 344, 224, 144, 96),
@@ -46,6 +48,10 @@ def convert(
     subsampling: Subsampling = "4:2:0",
     restart_interval: int = 2,
     keep: Keep = "nothing",
+    fields: Sequence[str] = (),
+    classes_from: str | os.PathLike[str] | Sequence[str] | None = None,
+    format: str | None = None,
+    label_field: str | None = None,
     num_workers: int | None = None,
     allow_corrupt: int = 0,
     overwrite: bool = False,
@@ -74,6 +80,13 @@ def convert(
             which leaves markers and index out, so that every image is decoded whole.
         keep: of baseline JPEGs that fit the first level: "nothing"; their exact "pixels", as their coefficients are
             coded anew between restart markers; or their "bytes", without such markers and so decoded whole.
+        fields: names of what to store beside image and label, as the source calls it, such as captions; FFCV sees none
+            of them.
+        classes_from: a converted file or any other source whose classes the labels are to number, or the names in
+            order: for validation data that lack some. Labels are matched by class name.
+        format: of the source, where several could be meant: a key of
+            :func:`respipe.conversion.sources.base.source_specs`.
+        label_field: the source's name for the label; in a ``.beton`` by default ``label``.
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
         overwrite: replace an existing ``target``, in the moment the new one is finished.
@@ -97,15 +110,21 @@ def convert(
         overwrite=overwrite,
         progress=progress,
     )
-    return conversion.run(source)
+
+    def opened() -> Source:
+        found = open_source(source, format=format, options=SourceOptions(label_field=label_field))
+        if not len(found):
+            raise ConversionError("The source must hold at least one image; it is empty.")
+        found = with_fields(found, fields)
+        return found if classes_from is None else with_classes(found, classes_from)
+
+    return conversion.run(opened)
 
 
-def _check_source(source: Source) -> None:
-    if not len(source):
-        raise ConversionError("The source must hold at least one image; it is empty.")
-    column = source.fields["label"]
-    if column.classes is not None:
-        labels = np.asarray(column.take(np.arange(len(source))))
+def _check_labels(source: Source) -> None:
+    column = source.fields.get("label")
+    if column is not None and column.classes is not None and isinstance(column.values, np.ndarray):
+        labels = cast("NDArray[Any]", column.values)
         if labels.min() < 0 or labels.max() >= len(column.classes):
             raise ConversionError(
                 f"The labels of the source must be in 0..{len(column.classes) - 1}, as it names {len(column.classes)} "
@@ -115,16 +134,23 @@ def _check_source(source: Source) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _ConvertSample:
-    """What workers do: a sample's pyramid, or the reason why there is none."""
+    """What workers do: a sample's pyramid and the values of its fields, or the reason why there is none."""
 
     source: Source
     settings: ConversionSettings
 
-    def __call__(self, index: int) -> Pyramid | str:
+    def __call__(self, index: int) -> tuple[Pyramid, dict[str, Any]] | str:
         try:
-            return build_pyramid(self.source.read(index), self.settings)
+            values = {name: self._value(name, column, index) for name, column in self.source.fields.items()}
+            return build_pyramid(self.source.read(index), self.settings), values
         except (CorruptImageError, BrokenImageError) as error:
             return str(error)
+
+    def _value(self, name: str, column: Column, index: int) -> Any:
+        try:
+            return column.checked(index)
+        except ValueError as error:
+            raise CorruptImageError(f"its field `{name}`: {error}", index=index) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +168,7 @@ class _Conversion:
         if self.allow_corrupt < 0:
             raise ValueError(f"`allow_corrupt` must be at least 0; got {self.allow_corrupt}.")
 
-    def run(self, source: str | os.PathLike[str] | Source) -> ConversionReport:
+    def run(self, open_it: Callable[[], Source]) -> ConversionReport:
         partial, log = Path(f"{self.target}.partial"), Path(f"{self.target}.journal")
         if not self.target.parent.is_dir():
             raise ConversionError(
@@ -151,8 +177,8 @@ class _Conversion:
         if not log.exists():
             self._check_target()
         start = time.perf_counter()
-        opened = open_source(source)
-        _check_source(opened)
+        opened = open_it()
+        _check_labels(opened)
         identity = _identity(opened, self.settings)
         with _explained(self.target), Journal(log, identity, num_levels=len(self.settings.levels)) as journal:
 
@@ -167,6 +193,7 @@ class _Conversion:
                     partial,
                     num_samples=len(opened),
                     levels=self.settings.names,
+                    label=opened.fields["label"].kind if "label" in opened.fields else None,
                     page_size=self.settings.page_size,
                 ) as writer:
                     num_resumed = self._resume(journal, writer, opened)
@@ -177,7 +204,7 @@ class _Conversion:
                         journal.records,
                         names=(opened.name(index) for index in indices.tolist()),
                         fields={
-                            name: replace(column, values=column.take(indices)) for name, column in opened.fields.items()
+                            name: gathered(journal.records, name, column) for name, column in opened.fields.items()
                         },
                         attributes=_attributes(opened, self.settings),
                     )
@@ -200,7 +227,7 @@ class _Conversion:
         convert_sample = _ConvertSample(source, self.settings)
         for number, record in enumerate(journal.records):
             # What could not be read may have been repaired, or its disk be back.
-            if any(isinstance(convert_sample(index), Pyramid) for index, _ in record.quarantined):
+            if not all(isinstance(convert_sample(index), str) for index, _ in record.quarantined):
                 logger.info("%s: an image quarantined earlier can be read now; going back to it", self.target)
                 journal.rewind(number)
                 break
@@ -219,7 +246,8 @@ class _Conversion:
             return
 
         def new_page() -> PageBuilder:
-            return PageBuilder(page_size=self.settings.page_size, num_levels=len(self.settings.levels))
+            _, room = writer.page_bounds(len(journal.records))
+            return PageBuilder(page_size=room, num_levels=len(self.settings.levels))
 
         def finish_page(stop: int) -> None:
             data, record = page.finish(stop)
@@ -233,10 +261,12 @@ class _Conversion:
                 if isinstance(result, str):
                     page.quarantine(index, result)
                 else:
-                    if not page.has_room(result):
+                    pyramid, values = result
+                    while not page.has_room(pyramid):  # the first page may be too short for any sample
                         finish_page(index)
                         page = new_page()
-                    page.add(index, result)
+                        assert page.has_room(pyramid) or len(journal.records) == 1, "pages are large enough"
+                    page.add(index, pyramid, values)
                 tell(index + 1)
         finish_page(total)
 
@@ -254,7 +284,7 @@ def _check_corrupt(report: ConversionReport, allow_corrupt: int) -> None:
 
 def _attributes(source: Source, settings: ConversionSettings) -> dict[str, Any]:
     """What is recorded about a conversion in the file that it makes."""
-    classes = source.fields["label"].classes
+    classes = source.fields["label"].classes if "label" in source.fields else None
     return {
         "writer": f"respipe {respipe.__version__}",
         "classes": None if classes is None else [printable(name) for name in classes],
@@ -270,7 +300,8 @@ def _origin(source: Source) -> dict[str, Any]:
 def _identity(source: Source, settings: ConversionSettings) -> dict[str, Any]:
     """What must not change between the runs of one conversion."""
     software = {"respipe": respipe.__version__, "pillow": PIL.__version__, "jpeg": features.version("libjpeg_turbo")}
-    return {"source": _origin(source), "settings": settings.to_dict(), "software": software}
+    kinds = {name: column.kind for name, column in source.fields.items()}
+    return {"source": _origin(source), "fields": kinds, "settings": settings.to_dict(), "software": software}
 
 
 def _holds(path: Path, records: Sequence[PageRecord]) -> bool:

@@ -20,7 +20,7 @@ from respipe.storage.beton.pages import PageRecord
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 
 
 class Journal:

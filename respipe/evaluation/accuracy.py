@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -67,6 +68,7 @@ def evaluate(
     normalize: Normalize = "imagenet",
     crop: Crop | None = None,
     num_threads: int | None = None,
+    classes: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate a model at each size, every sample exactly once, on the device that it is on.
@@ -93,6 +95,8 @@ def evaluate(
         normalize: as for :class:`respipe.Loader`; what the model was trained with.
         crop: as for :class:`respipe.Loader`; default ``CenterCrop()``, the usual resize and central crop.
         num_threads: decoding threads; default: the cores this process may use.
+        classes: names of the model's outputs in order, such as those of the data that it was trained on. Labels are
+            then matched by the names of the data's classes. Without, or for data without names, by their numbers.
         progress: called after each batch with the number of batches done and their total, a batch counting anew at
             each size.
 
@@ -100,7 +104,7 @@ def evaluate(
         one result per size, in the order of ``sizes``.
 
     Raises:
-        ValueError: there is no size, or a label has no logit.
+        ValueError: there is no size, a label has no logit, or a class of the data is none of ``classes``.
         RuntimeError: RANK and WORLD_SIZE name several ranks, and ``torch.distributed`` is not initialised.
         TypeError: a size is no integer.
     """
@@ -117,6 +121,8 @@ def evaluate(
     with ExitStack() as stack:
         dataset = stack.enter_context(closing(open_dataset(source)))
         passes = plan_passes(dataset, sizes, crop=crop, batch_size=batch_size)
+        outputs = _outputs_of(dataset.classes, classes, device)
+        check = functools.cache(functools.partial(_check_counts, dataset.classes if outputs is None else None))
         report = _counting(progress, passes, len(dataset))
         stack.enter_context(evaluation_mode(network))
         stack.enter_context(torch.inference_mode())
@@ -126,17 +132,52 @@ def evaluate(
                 dataset, RSNet(one.sizes), batch_size=one.batch_size, training=False,
                 backend=backend, device=device, dtype=dtype, normalize=normalize, crop=crop, num_threads=num_threads,
             ) as loader:  # fmt: skip
-                sums |= _sum_up(network, loader, one.sizes, flip=flip, report=report)
+                sums |= _sum_up(network, loader, one.sizes, outputs, flip=flip, report=report, check_outputs=check)
     return [_result(size, sums[size], macs[size]) for size in sizes]
 
 
+def _outputs_of(data: Sequence[str] | None, classes: Sequence[str] | None, device: torch.device) -> torch.Tensor | None:
+    """The output that each class of the data belongs to, (C,) int64; None where labels are their numbers."""
+    if data is None or classes is None or tuple(data) == tuple(classes):
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = [name for name in data if name not in numbers]
+    if unknown:
+        raise ValueError(
+            f"`classes` must name every class of the data; {', '.join(map(repr, unknown[:3]))} of {len(data)} "
+            f"{'is' if len(unknown) == 1 else 'are'} not among the {len(classes)} that the model was trained for. "
+            "Evaluate on data with the same classes, or pass `classes=None` to go by the numbers of the labels."
+        )
+    logger.info("matching %d classes of the data to the model's %d by name", len(data), len(classes))
+    return torch.tensor([numbers[name] for name in data], device=device)
+
+
+def _check_counts(data: Sequence[str] | None, num_outputs: int) -> None:
+    """Say so where labels go by number and the model knows more classes than the data has."""
+    if data is not None and len(data) < num_outputs:
+        logger.warning(
+            "the model has %d outputs and the data %d classes, whose labels are taken as the numbers of the first "
+            "outputs. If they are not, name the model's classes: a checkpoint of `respipe train` does; in Python pass "
+            "`classes=`; or convert the data with `respipe convert --classes-from TRAIN.beton`.",
+            num_outputs, len(data),
+        )  # fmt: skip
+
+
 def _sum_up(
-    model: nn.Module, loader: Loader, sizes: tuple[int, ...], *, flip: bool, report: Callable[[], None]
+    model: nn.Module,
+    loader: Loader,
+    sizes: tuple[int, ...],
+    outputs: torch.Tensor | None,
+    *,
+    flip: bool,
+    report: Callable[[], None],
+    check_outputs: Callable[[int], None],
 ) -> dict[int, torch.Tensor]:
     """Sums over all samples and ranks by size, (4,) float64 each; see :func:`_batch_sums`."""
     device = device_of(model)
     sums = torch.zeros(len(sizes), 4, dtype=torch.float64, device=device)
-    for batches, labels in loader:
+    for batches, numbers in loader:
+        labels = numbers if outputs is None else outputs[numbers]
         images = cast(tuple[torch.Tensor, ...], batches if isinstance(batches, tuple) else (batches,))
         for number, shown in enumerate(images):
             if len(labels):
@@ -144,6 +185,7 @@ def _sum_up(
                 if flip:
                     logits = (logits + model(shown.flip(-1)).float()) / 2
                 sums[number] += _batch_sums(logits, labels)
+                check_outputs(logits.shape[1])
             report()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
 import pickle
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,11 +23,14 @@ from respipe.model.adapt import adapt
 from respipe.model.resnet_cifar import ResNetCifar, make_stem_small
 from respipe.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 Weights = Mapping[str, torch.Tensor]
 
 _RUN_FILE = "checkpoint.pt"
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+_EMA_WRAPPERS = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
+_PREFIXES = ("module.", "model.")
 _MOST_LISTED = 3
 
 
@@ -36,10 +41,12 @@ class TrainedModel:
     Args:
         model: in evaluation mode.
         recipe: recipe of its run by ``respipe train``; None for any other checkpoint.
+        classes: names of its outputs in order; None where the checkpoint does not say.
     """
 
     model: nn.Module
     recipe: Recipe | None
+    classes: tuple[str, ...] | None = None
 
 
 def load_trained_model(
@@ -48,23 +55,26 @@ def load_trained_model(
     *,
     num_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
+    ema: bool = False,
 ) -> TrainedModel:
     """Build a model and give it the weights of a file. Nothing in the file is executed.
 
     Args:
         path: a run's folder, its ``checkpoint.pt``, or a file of weights by ``torch.save`` or safetensors: a
             ``state_dict``, alone or under the key ``state_dict``, ``model`` or ``model_state_dict``, its names with or
-            without what DistributedDataParallel, compilation or a Lightning module put before them.
+            without what DistributedDataParallel, ``AveragedModel``, compilation or a Lightning module put before them.
         name: as for :func:`respipe.model.loading.build_model`. Not needed for a run, which says what it trained.
         num_classes: length of the model's output; default: as the weights have it.
         options: further arguments of the model.
+        ema: take the exponential moving average of the weights instead, where the file holds both (under ``ema``,
+            timm's ``state_dict_ema`` or torchvision's ``model_ema``).
 
     Raises:
-        ValueError: the file holds no weights, or they are not of this model.
+        ValueError: the file holds no weights, or no average of them, or they are not of this model.
         OSError: there is no such file.
     """
     content = _read(Path(path))
-    weights = _weights_in(content, path)
+    weights = _weights_in(content, path, ema=ema)
     written = content.get("recipe")
     recipe = Recipe.model_validate(written) if isinstance(written, Mapping) and "model" in written else None
     if name is None and recipe is None:
@@ -83,22 +93,23 @@ def load_trained_model(
     if recipe is not None:
         model = _adapted(model, recipe)
     _load(model, weights, path, name)
-    return TrainedModel(model=model.eval(), recipe=recipe)
+    return TrainedModel(model=model.eval(), recipe=recipe, classes=_classes_in(content))
 
 
-def load_weights(model: nn.Module, path: str | Path, *, name: str) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, name: str, ema: bool = False) -> None:
     """Give a model the weights of a file, all of them. Nothing in the file is executed.
 
     Args:
         model: wherever it is.
         path: as for :func:`load_trained_model`.
-        name: of the model, for messages.
+        name: name of the model, for messages.
+        ema: as for :func:`load_trained_model`.
 
     Raises:
         ValueError: the file holds no weights, or they are not of this model.
         OSError: there is no such file.
     """
-    _load(model, _weights_in(_read(Path(path)), path), path, name)
+    _load(model, _weights_in(_read(Path(path)), path, ema=ema), path, name)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -110,29 +121,67 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise ValueError(f"{path} needs safetensors. Install it with: pip install safetensors") from error
         return safetensors.load_file(path)
     try:
-        # timm keeps its command line beside the weights, which is a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # timm keeps its command line beside the weights, others a best accuracy as NumPy's number: plain records.
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_records()]):
             content = cast(object, torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))  # the rest is advice to execute the file
+        cause = f"it holds a {foreign[1]}, which cannot be read without executing code" if foreign else "it is damaged"
         raise ValueError(
-            f"{path} must be a file of weights by torch.save; it cannot be read without executing what is in it: "
-            f"{' '.join(str(error).split())[:300]} Save the model's state_dict() alone."
+            f"{path} must be a file of weights by torch.save; {cause}. Save the model's state_dict() alone."
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a state_dict; it holds {type(content).__name__}. Save model.state_dict().")
     return cast(Mapping[str, Any], content)
 
 
-def _weights_in(content: Mapping[str, Any], path: str | Path) -> Weights:
-    for candidate in (content, *(content.get(key) for key in _WRAPPERS)):
-        if isinstance(candidate, Mapping):
+def _numpy_records() -> list[Any]:
+    """What NumPy's numbers and arrays are pickled with, under the names of both of its major versions."""
+    makers = cast(list[Any], [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]])
+    old_names = [(maker, f"numpy.core.multiarray.{maker.__name__}") for maker in makers]
+    return [np.dtype, np.ndarray, *makers, *old_names, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+
+
+def _weights_in(content: Mapping[str, Any], path: str | Path, *, ema: bool) -> Weights:
+    plain = _first_weights(content, (content, *(content.get(key) for key in _WRAPPERS)))
+    averaged = _first_weights(content, [content.get(key) for key in _EMA_WRAPPERS])
+    if ema and averaged is None:
+        raise ValueError(
+            f"`--ema` must be for a checkpoint with averaged weights, under {' or '.join(_EMA_WRAPPERS)}; the keys of "
+            f"{path} are {list(content)[:5]}. Leave it out."
+        )
+    if averaged is not None and plain is not None and not ema:
+        logger.warning("%s also holds averaged weights (EMA), which are not used; pass --ema for them", path)
+    if averaged is not None and plain is None and not ema:
+        logger.warning("%s holds averaged weights (EMA) alone, which are used", path)
+    weights = averaged if ema or plain is None else plain
+    if weights is None:
+        raise ValueError(
+            f"{path} must hold a state_dict, alone or under {' or '.join(_WRAPPERS)}; its keys are "
+            f"{list(content)[:5]}. Save model.state_dict()."
+        )
+    return weights
+
+
+def _first_weights(content: Mapping[str, Any], candidates: Iterable[object]) -> Weights | None:
+    """The first of some values that is a ``state_dict``, or holds one under one of the usual keys."""
+    for candidate in candidates:
+        if isinstance(candidate, Mapping) and candidate:
             weights = cast(Mapping[str, Any], candidate)
-            if weights and all(isinstance(value, torch.Tensor) for value in weights.values()):
+            if all(isinstance(value, torch.Tensor) for value in weights.values()):
                 return weights
-    raise ValueError(
-        f"{path} must hold a state_dict, alone or under {' or '.join(_WRAPPERS)}; its keys are {list(content)[:5]}. "
-        "Save model.state_dict()."
-    )
+            if candidate is not content:
+                inner = _first_weights(content, [weights.get(key) for key in _WRAPPERS])
+                if inner is not None:
+                    return inner
+    return None
+
+
+def _classes_in(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    classes = cast(object, content.get("classes"))
+    if not isinstance(classes, Sequence) or isinstance(classes, str):
+        return None
+    return tuple(str(name) for name in cast(Sequence[object], classes))
 
 
 def _other_num_classes(weights: Weights, planned: nn.Module) -> int | None:
@@ -154,6 +203,10 @@ def _adapted(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 def _renamed(weights: Weights, expected: Weights) -> Weights:
     """Weights by the names that the model has for them: without what was put before all of them."""
+    # What averages weights counts its updates; compiled parts bear a name within those of others.
+    weights = {name: value for name, value in weights.items() if name != "n_averaged" or name in expected}
+    if not any("_orig_mod." in name for name in expected):
+        weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
     while not weights.keys() & expected.keys():
         prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in weights)), None)
         if prefix is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
@@ -38,6 +38,7 @@ class Column:
             vectors, else a sequence of str, or of bytes. A source that does not know its values beforehand gives a
             :class:`Computed` sequence for any kind.
         classes: class names in the order of their numbers, for kind "class" where they are known.
+        length: K of a vector; by default that of the array, or unknown.
 
     Raises:
         ValueError: the kind is unknown, or an array has another dtype or number of axes than its kind asks for.
@@ -46,6 +47,7 @@ class Column:
     kind: Kind
     values: Values
     classes: tuple[str, ...] | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,6 +59,8 @@ class Column:
                     f"`values` of kind {self.kind!r} must be {dtype and dtype.__name__} with {axes} axes; got "
                     f"{self.values.dtype} of shape {self.values.shape}."
                 )
+            if self.kind == "vector":
+                object.__setattr__(self, "length", self.values.shape[1])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -65,6 +69,37 @@ class Column:
         """One sample's value as it is stored: an int, float, (K,) float32, str or bytes."""
         value: Any = self.values[index]
         return cast("Any", value.item()) if isinstance(value, np.generic) else value
+
+    def checked(self, index: int) -> Any:
+        """One sample's value as plain Python: an int, a float, a list of K floats, str or bytes.
+
+        Raises:
+            ValueError: it is not of this kind, or not a number of ``classes``.
+        """
+        value = self.values[index]
+        if self.kind == "text" and isinstance(value, str):
+            return value
+        if self.kind in ("bytes", "mask") and isinstance(value, (bytes, bytearray, memoryview)):
+            return bytes(cast("bytes", value))
+        array = np.asarray(value) if self.kind in _DTYPES else np.array(None)
+        whole = array.dtype.kind in "biu"
+        if self.kind in ("class", "integer") and whole and not array.ndim:
+            if self.classes is not None and not 0 <= int(array) < len(self.classes):
+                raise ValueError(f"class {int(array)} is not in 0..{len(self.classes) - 1}")
+            return int(array)
+        if self.kind == "float" and not array.ndim and (whole or array.dtype.kind == "f"):
+            return float(array)
+        if self.kind == "vector" and array.ndim == 1 and (whole or array.dtype.kind == "f"):
+            if self.length is not None and len(array) != self.length:
+                raise ValueError(f"{len(array)} numbers where others have {self.length}")
+            return array.astype(np.float32).tolist()
+        raise ValueError(f"{value!r:.80} is not of the kind {self.kind!r} that others are of")
+
+    def holding(self, values: Sequence[Any]) -> Column:
+        """The same field with other values, given as :meth:`checked` returns them."""
+        dtype = _DTYPES.get(self.kind)
+        shape = (len(values), self.length or 0) if self.kind == "vector" else (len(values),)
+        return replace(self, values=values if dtype is None else np.array(values, dtype).reshape(shape))
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[str] | list[bytes]:
         """The values of a batch.

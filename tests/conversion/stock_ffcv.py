@@ -1,6 +1,6 @@
 """What stock FFCV does, in a process of its own: its threads, compiler and habit of waiting forever stay out of pytest.
 
-``python -m tests.conversion.stock_ffcv read FILE OUTPUT`` loads every field in several ways into an ``.npz``;
+``python -m tests.conversion.stock_ffcv read FILE OUTPUT`` loads the images and labels in several ways into an ``.npz``;
 ``python -m tests.conversion.stock_ffcv write FOLDER`` makes ``jpg.beton``, ``raw.beton`` and ``smart.beton``.
 """
 
@@ -13,13 +13,12 @@ from typing import Any
 import ffcv
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
-from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+from ffcv.fields.decoders import FloatDecoder, IntDecoder, SimpleRGBImageDecoder
 from ffcv.loader import OrderOption
 from ffcv.transforms import ToTensor
 
 from tests.memory_dataset import smooth_image
 
-FIELDS = ("image", "image_24")
 SMART_THRESHOLD = 5000
 LABELS = tuple(range(-5, 31, 3))
 
@@ -29,18 +28,15 @@ def pictures() -> list[np.ndarray]:
     return [np.asarray(smooth_image(20 + 4 * number, 60, seed=number)) for number in range(len(LABELS))]
 
 
-def load(path: str, field: str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All images of one field, and the labels."""
-    pipelines: dict[str, Any] = dict.fromkeys(FIELDS)
-    pipelines |= {field: [SimpleRGBImageDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]}
+def load(path: str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels, by code that knows of these two fields alone."""
+    pipelines = {
+        "image": [SimpleRGBImageDecoder(), ToTensor()],
+        "label": [(FloatDecoder if "float" in path else IntDecoder)(), ToTensor()],
+    }
     loader = ffcv.Loader(path, batch_size=16, num_workers=1, pipelines=pipelines, drop_last=False, **options)
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for batch in loader:  # its parts come in the order of the file's fields
-        image, label = batch if field == FIELDS[0] else batch[::-1]
-        images.append(np.array(image))
-        labels.append(np.array(label)[:, 0])
-    return np.concatenate(images), np.concatenate(labels)
+    batches = [(np.array(image), np.array(label)[:, 0]) for image, label in loader]
+    return np.concatenate([image for image, _ in batches]), np.concatenate([label for _, label in batches])
 
 
 def read(path: str, output: str) -> None:
@@ -51,8 +47,7 @@ def read(path: str, output: str) -> None:
     }
     found: dict[str, np.ndarray] = {}
     for way, options in ways.items():
-        for field in FIELDS:
-            found[f"{way}/{field}/images"], found[f"{way}/{field}/labels"] = load(path, field, **options)
+        found[f"{way}/images"], found[f"{way}/labels"] = load(path, **options)
     np.savez(output, **found)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.storage import BetonDataset
-from tests.memory_dataset import smooth_image
+from respipe.storage.fields import Column, Computed
+from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import convert_small
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="needs the package ffcv")
@@ -50,7 +52,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(pyramid: Path) -> dict[str, NDArray[np.int64]]:
-    """What stock FFCV makes of it: way/field/images and way/field/labels."""
+    """What stock FFCV makes of it: way/images and way/labels."""
     output = pyramid.with_suffix(".npz")
     run_stock_ffcv("read", str(pyramid), str(output))
     with np.load(output) as arrays:
@@ -58,24 +60,57 @@ def loaded(pyramid: Path) -> dict[str, NDArray[np.int64]]:
 
 
 @pytest.mark.parametrize("way", ["os_cache", "process_cache"])
-@pytest.mark.parametrize(("field", "level"), [("image", 0), ("image_24", 1)])
 def test_stock_loader_gives_the_stored_pixels_and_labels(
-    pyramid: Path, loaded: dict[str, NDArray[np.int64]], way: str, field: str, level: int
+    pyramid: Path, loaded: dict[str, NDArray[np.int64]], way: str
 ) -> None:
-    images, labels = loaded[f"{way}/{field}/images"], loaded[f"{way}/{field}/labels"]
+    images, labels = loaded[f"{way}/images"], loaded[f"{way}/labels"]
     dataset = BetonDataset(pyramid)
-    assert labels.tolist() == dataset.labels.tolist() == [number // 16 for number in range(64)]
+    assert len(dataset.levels) == 2
+    assert labels.tolist() == dataset.fields["label"].values.tolist() == [number // 16 for number in range(64)]
     for index in range(64):
         # FFCV asks libjpeg-turbo for its fast, less exact transform.
-        expected = simplejpeg.decode_jpeg(dataset.encoded(index, level).tobytes(), fastdct=True)
+        expected = simplejpeg.decode_jpeg(dataset.encoded(index).tobytes(), fastdct=True)
         assert np.abs(images[index] - expected.astype(np.int64)).max() <= 1
 
 
 def test_stock_quasi_random_order_takes_every_sample_once(loaded: dict[str, NDArray[np.int64]]) -> None:
-    for field in ("image", "image_24"):
-        shuffled, ordered = (loaded[f"{way}/{field}/images"] for way in ("quasi_random", "os_cache"))
-        assert sorted(image.tobytes() for image in shuffled) == sorted(image.tobytes() for image in ordered)
-        assert not np.array_equal(shuffled, ordered)
+    shuffled, ordered = (loaded[f"{way}/images"] for way in ("quasi_random", "os_cache"))
+    assert sorted(image.tobytes() for image in shuffled) == sorted(image.tobytes() for image in ordered)
+    assert not np.array_equal(shuffled, ordered)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Images with a float label and a caption."""
+
+    kind: str = "regression"
+    fingerprint: str = "regression"
+
+    @property
+    def fields(self) -> dict[str, Column]:
+        captions = Computed("picture {}".format, len(self))
+        return {
+            "label": Column(kind="float", values=np.arange(len(self)) / 7),
+            "caption": Column(kind="text", values=captions),
+        }
+
+    def __len__(self) -> int:
+        return 20
+
+    def read(self, index: int) -> bytes:
+        return jpeg_bytes(smooth_image(SIZE, SIZE, seed=index)).tobytes()
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def test_stock_loader_sees_no_field_but_image_and_label(tmp_path: Path) -> None:
+    convert_small(Regression(), tmp_path / "float.beton", levels=(SIZE, 24), fields=("caption",))
+    assert [*BetonDataset(tmp_path / "float.beton").fields] == ["label", "caption"]
+    run_stock_ffcv("read", str(tmp_path / "float.beton"), str(tmp_path / "x.npz"))
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["os_cache/labels"].tolist() == (np.arange(20) / 7).tolist()
+        assert arrays["os_cache/images"].shape == (20, SIZE, SIZE, 3)
 
 
 @pytest.fixture(scope="module")

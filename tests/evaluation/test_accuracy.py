@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import respipe
@@ -214,3 +215,51 @@ def test_result_is_ready_for_json() -> None:
 def test_sizes_are_checked(jpeg_folder: Path, size: int) -> None:
     with pytest.raises(ValueError, match="`sizes` must be at least 1"):
         evaluate(model(), jpeg_folder, (32, size))
+
+
+class Colours(nn.Module):
+    """A logit for each of some colours: how little an image's mean differs from it."""
+
+    def __init__(self, *colours: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.register_buffer("colours", torch.tensor(colours).float() / 255)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -torch.cdist(images.mean((2, 3)), self.get_buffer("colours"))
+
+
+RED, GREEN, BLUE = (220, 30, 30), (30, 220, 30), (30, 30, 220)
+
+
+def coloured_folder(root: Path, **classes: tuple[int, int, int]) -> Path:
+    for name, colour in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 40), colour).save(root / name / f"{number}.jpg", quality=95)
+    return root
+
+
+def test_labels_are_matched_by_the_names_of_classes(tmp_path: Path) -> None:
+    network, data = Colours(RED, GREEN, BLUE), coloured_folder(tmp_path / "val", cat=RED, fox=BLUE)
+    options = {"backend": "reference", "normalize": None, "dtype": torch.float32}
+    trained_on = ("cat", "dog", "fox")
+    (result,) = evaluate(network, data, 32, classes=trained_on, **options)  # type: ignore[arg-type]
+    assert result.top1 == 1
+    (result,) = evaluate(network, data, 32, classes=("fox", "dog", "cat"), **options)  # type: ignore[arg-type]
+    assert result.top1 == 0
+
+
+def test_outputs_without_names_that_outnumber_the_classes_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = coloured_folder(tmp_path / "val", cat=RED, fox=BLUE)
+    (result,) = evaluate(Colours(RED, GREEN, BLUE), data, 32, backend="reference", normalize=None)
+    assert result.top1 == 0.5
+    assert caplog.text.count("the model has 3 outputs and the data 2 classes") == 1
+    assert "--classes-from" in caplog.text
+
+
+def test_classes_that_the_model_was_not_trained_for_are_refused_by_name(tmp_path: Path) -> None:
+    data = coloured_folder(tmp_path / "val", cat=RED, owl=GREEN)
+    with pytest.raises(ValueError, match="`classes` must name every class of the data; 'owl' of 2 is not among the 2"):
+        evaluate(Colours(RED, BLUE), data, 32, classes=("cat", "fox"), backend="reference")

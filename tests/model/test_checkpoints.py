@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from respipe.model.adapt import adapt
 from respipe.model.loading import build_model, load_trained_model, load_weights
+from respipe.recipe import Recipe
 from respipe.schedules import LowMode
 
 NAME, OPTIONS = "cifar:resnet8", {"width": 4}
@@ -52,6 +54,64 @@ def test_weights_are_found_in_what_trainers_save(tmp_path: Path, wrap: Callable[
     assert same(trained.model, network())
 
 
+def other(num_classes: int = 10) -> dict[str, torch.Tensor]:
+    torch.manual_seed(4)
+    return build_model(NAME, num_classes=num_classes, options=OPTIONS).state_dict()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda ema, plain: {"model": plain, "ema": ema},
+        lambda ema, plain: {"state_dict": plain, "state_dict_ema": renamed("module.")(ema), "epoch": 3},
+        lambda ema, plain: {
+            "model": plain,
+            "model_ema": {"n_averaged": torch.tensor(5), **renamed("module.")(renamed("module.")(ema))},
+        },
+        lambda ema, plain: {"model": plain, "ema": {"module": ema, "decay": 0.99}},
+    ],
+    ids=["respipe", "timm", "torchvision", "nested"],
+)
+def test_averaged_weights_are_taken_on_request_and_never_ignored_unsaid(
+    tmp_path: Path, content: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(content(network().state_dict(), other()), tmp_path / "weights.pth")
+    averaged = load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS, ema=True)
+    assert same(averaged.model, network())
+    assert not caplog.records
+    plain = load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS)
+    assert torch.equal(plain.model.state_dict()["head.weight"], other()["head.weight"])
+    assert "also holds averaged weights (EMA), which are not used; pass --ema" in caplog.text
+
+
+def test_averaged_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": other()}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"`--ema` must be for a checkpoint with averaged weights"):
+        load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS, ema=True)
+
+
+def test_averaged_models_compiled_parts_and_numpy_numbers_are_read(tmp_path: Path) -> None:
+    average = torch.optim.swa_utils.AveragedModel(network())
+    torch.save(average.state_dict(), tmp_path / "average.pth")
+    compiled = {name.replace("stages.", "stages._orig_mod."): one for name, one in network().state_dict().items()}
+    best = {"best": np.float64(71.5), "history": np.arange(3), "epoch": np.int64(4)}
+    torch.save({"model": compiled, **best}, tmp_path / "compiled.pth")
+    for name in ("average.pth", "compiled.pth"):
+        assert same(load_trained_model(tmp_path / name, NAME, options=OPTIONS).model, network())
+
+
+def test_class_names_travel_with_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model": network(2).state_dict(), "classes": ["cat", "dog"]}, tmp_path / "weights.pth")
+    assert load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS).classes == ("cat", "dog")
+
+
+def test_advice_to_execute_a_file_is_not_passed_on(tmp_path: Path) -> None:
+    torch.save({"model": other(), "optimizer": Path("x")}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="it holds a pathlib") as caught:
+        load_trained_model(tmp_path / "weights.pth", NAME, options=OPTIONS)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_model_that_is_there_is_given_weights(tmp_path: Path) -> None:
     torch.save({"model": renamed("module.")(network().state_dict())}, tmp_path / "checkpoint.pt")
     torch.manual_seed(4)
@@ -79,9 +139,14 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_run_tells_its_model_and_what_its_schedule_did_to_it(tmp_path: Path, as_folder: bool) -> None:
     schedule = {"name": "LowMode", "full_size": 32, "ratio": 2}
-    recipe = {"model": {"name": NAME, "num_classes": None, "options": OPTIONS}, "schedule": schedule, "epochs": 2}
+    recipe = Recipe.model_validate(
+        {
+            "model": {"name": NAME, "options": OPTIONS}, "schedule": schedule, "epochs": 2,
+            "evaluation": {"sizes": [32]}, "data": {"batch_size": 4}, "learning_rate": {"peak": 0.1},
+        }
+    )  # fmt: skip
     model = adapt(network(3), LowMode(32, 2))
-    torch.save({"version": 1, "recipe": recipe, "model": model.state_dict()}, tmp_path / "checkpoint.pt")
+    torch.save({"version": 1, "recipe": recipe.model_dump(), "model": model.state_dict()}, tmp_path / "checkpoint.pt")
     trained = load_trained_model(tmp_path if as_folder else tmp_path / "checkpoint.pt")
     assert trained.recipe == recipe
     assert same(trained.model, model)
@@ -102,7 +167,7 @@ def test_weights_of_another_model_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (network(), "cannot be read without executing what is in it"),
+        (network(), r"it holds a respipe\.model\S+, which cannot be read without executing code"),
         ([1, 2], "must hold a state_dict; it holds list"),
         ({"epoch": 3, "model": {}}, r"must hold a state_dict, alone or under .* its keys are \['epoch', 'model'\]"),
     ],

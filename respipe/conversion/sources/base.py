@@ -17,19 +17,23 @@ A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing e
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from respipe.errors import StorageError
+import numpy as np
+
+from respipe.errors import ConversionError, StorageError
+from respipe.printable import printable
 from respipe.storage.dataset import Records
-from respipe.storage.fields import Column, Computed, kind_of
+from respipe.storage.fields import Column, Kind, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -204,11 +208,102 @@ class Derived:
         return self.source.name(index)
 
 
+def with_fields(source: Source, names: Sequence[str]) -> Source:
+    """A source with its label and these of its other fields.
+
+    Raises:
+        ConversionError: it has no such field.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"`fields` must be a sequence of names; got {names!r}. Did you mean ({names!r},)?")
+    if missing := [name for name in names if name not in source.fields]:
+        known = ", ".join(f"`{name}`" for name in source.fields) or "none"
+        raise ConversionError(f"`fields` must be names of the source's fields, {known}; got {missing[0]!r}.")
+    chosen = {name: column for name, column in source.fields.items() if name == "label" or name in names}
+    if chosen.keys() == source.fields.keys():
+        return source
+    return Derived(source=source, fields=chosen, fingerprint=source.fingerprint)
+
+
+def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence[str]) -> Source:
+    """A source whose labels number other classes: matched by name.
+
+    Args:
+        source: labelled with classes whose names it knows.
+        classes_from: what has class names, or the names in order.
+
+    Raises:
+        ConversionError: one of the two has no class names, or a class of the source is not among the others.
+    """
+    if isinstance(classes_from, (str, os.PathLike)):
+        label = open_source(classes_from).fields.get("label")
+        names = None if label is None else label.classes
+    else:
+        label, names = None, tuple(classes_from)
+    own = source.fields.get("label")
+    if names is None or own is None or own.classes is None:
+        raise ConversionError(
+            f"`classes_from` must name classes, and the source have classes of its own to match them with; "
+            f"{'the source' if names is not None else classes_from} has no class names."
+        )
+    # Names are stored as they can be printed, whatever bytes a folder's name holds.
+    places = {printable(name): number for number, name in enumerate(names)}
+    if unknown := [name for name in own.classes if printable(name) not in places]:
+        raise ConversionError(
+            f"`classes_from` must name every class of the source; {len(unknown)} of {len(own.classes)} are not in it, "
+            f"first {printable(unknown[0])!r}."
+        )
+    numbers = np.array([places[printable(name)] for name in own.classes], np.int64)
+    values = numbers[np.asarray(own.take(np.arange(len(source))))]
+    fields = {**source.fields, "label": replace(own, values=values, classes=tuple(names))}
+    digest = hashlib.sha256("\0".join((source.fingerprint, *names)).encode("utf-8", "surrogateescape"))
+    return Derived(source=source, fields=fields, fingerprint=digest.hexdigest()[:16])
+
+
 def with_labels(images: LabelledImages) -> Source:
-    """A source of images whose labels are a method."""
-    first = images.label(0) if len(images) else None
-    fields: dict[str, Column] = {}
-    if first is not None:
-        values = Computed(images.label, len(images))
-        fields["label"] = Column(kind=kind_of(first), values=values, classes=images.classes)
-    return Derived(source=images, fields=fields, fingerprint=images.fingerprint)
+    """A source of images whose labels are a method.
+
+    Raises:
+        ConversionError: the labels are not all of one kind.
+    """
+    labels = label_column([images.label(index) for index in range(len(images))], images.classes, images.name)
+    return Derived(source=images, fields={} if labels is None else {"label": labels}, fingerprint=images.fingerprint)
+
+
+def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Callable[[int], str]) -> Column | None:
+    """Labels of any kind as a column; None where no sample has one.
+
+    Args:
+        labels: whole numbers are classes, other numbers floats, sequences of numbers vectors, and strings class names.
+        classes: class names in the order of their numbers; for labels that are names, by default their sorted set.
+        name: gives a sample's name, for errors.
+
+    Raises:
+        ConversionError: the labels are not all of one kind, vectors not of one length, or names not in ``classes``.
+    """
+    try:
+        kinds = [None if label is None else kind_of(label) for label in labels]
+    except TypeError as error:
+        raise ConversionError(f"The labels of the source cannot be stored. {error}") from error
+    numbers = {"float", "class"}
+    kind = "float" if {*kinds} == numbers else kinds[0] if kinds else None
+    for index, other in enumerate(kinds):
+        if other != kind and {kind, other} != numbers:
+            raise ConversionError(
+                f"The labels of the source must be of one kind; that of {name(0)} is {labels[0]!r}, that of "
+                f"{name(index)} is {labels[index]!r}."
+            )
+    if kind is None:
+        return None
+    if kind == "text":
+        known = tuple(sorted({*labels})) if classes is None else tuple(classes)
+        if unknown := sorted({*labels} - {*known}):
+            raise ConversionError(f"The labels of the source must be among its classes; {unknown[0]!r} is not one.")
+        places = {text: number for number, text in enumerate(known)}
+        return Column(kind="class", values=np.array([places[text] for text in labels], np.int64), classes=known)
+    column = Column(kind=cast("Kind", kind), values=labels, length=len(labels[0]) if kind == "vector" else None)
+    try:
+        column = column.holding([column.checked(index) for index in range(len(labels))])
+    except ValueError as error:
+        raise ConversionError(f"The labels of the source must be alike: {error}.") from error
+    return replace(column, classes=tuple(classes)) if kind == "class" and classes is not None else column

@@ -16,7 +16,7 @@ class BetonSource:
 
     Args:
         path: the file.
-        label_field: name of the field that holds the labels.
+        label_field: name of the field that is the label, if not ``label``.
 
     Raises:
         StorageError: it is not a sound ``.beton``.
@@ -24,7 +24,7 @@ class BetonSource:
 
     kind = "beton"
 
-    def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
+    def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
         self._dataset = BetonDataset(path, label_field=label_field)
         self.fingerprint = self._dataset.fingerprint
 
@@ -50,7 +50,7 @@ class BetonSource:
 
 
 def _open(given: str, options: SourceOptions) -> BetonSource:
-    return BetonSource(given, label_field=options.label_field or "label")
+    return BetonSource(given, label_field=options.label_field)
 
 
 SPEC = SourceSpec(

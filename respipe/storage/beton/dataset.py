@@ -25,9 +25,9 @@ from respipe.printable import printable
 from respipe.storage.beton.appendix import Appendix, AppendixError
 from respipe.storage.beton.format import FieldType
 from respipe.storage.beton.string_table import TextTable
-from respipe.storage.beton.structure import Structure, broken, read_images, read_structure
+from respipe.storage.beton.structure import Structure, broken, read_hidden_levels, read_images, read_structure
 from respipe.storage.dataset import Bytes, Level
-from respipe.storage.fields import Column
+from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import open_regular
 
 logger = logging.getLogger(__name__)
@@ -52,15 +52,18 @@ class BetonDataset:
     The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
     image field, or the largest, together with fields named after it with a number, such as ``image_344``.
 
+    Numbers in a file by another writer become fields: integers, and floats without a fraction, that are the label are
+    taken for classes. A file without any number has no labels.
+
     Args:
         path: the file.
-        label_field: name of the field with the class numbers: integers, or floats without a fraction.
+        label_field: name of the field that is the label, if not ``label``.
 
     Raises:
         StorageError: the file is missing, not a sound ``.beton``, or has no such labels or no images.
     """
 
-    def __init__(self, path: str | Path, *, label_field: str = "label") -> None:
+    def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
         self._path = Path(path)
         self._label_field = label_field
         descriptor, memory = _map(self._path)
@@ -70,7 +73,7 @@ class BetonDataset:
         self._close_file.atexit = False
         structure = read_structure(self._path, memory)
         self._levels = _read_levels(structure)
-        self._labels = _read_labels(structure, label_field)
+        self._fields = _read_numbers(structure, label_field)
         self._num_samples = structure.num_samples
         self._fingerprint: str | None = None
         self._names: TextTable | None = None
@@ -87,11 +90,16 @@ class BetonDataset:
         for name, kind in _ATTRIBUTES.items():
             if not isinstance(self._attributes.get(name, kind()), kind):
                 raise ValueError(f"its attribute {name!r} is no {kind.__name__}")
-        classes = self._attributes["classes"]
-        if classes is not None:
+        if isinstance(recorded := self._attributes.get("fields"), dict):
+            for name, field in cast("dict[str, dict[str, Any]]", recorded).items():
+                self._fields[name] = self._recorded(appendix, str(name), field["kind"])
+        classes, label = self._attributes["classes"], self._fields.get("label")
+        if classes is not None and label is not None:
             self._classes = tuple(str(name) for name in classes)
-            if self._labels.min() < 0 or self._labels.max() >= len(self._classes):
-                raise ValueError(f"labels reach {self._labels.max()} with {len(self._classes)} classes")
+            labels = np.asarray(label.values)
+            if label.kind != "class" or labels.min() < 0 or labels.max() >= len(self._classes):
+                raise ValueError(f"labels reach {labels.max()} with {len(self._classes)} classes")
+            self._fields["label"] = replace(label, classes=self._classes)
         names, offsets, checksums = (appendix.array(name) for name in ("names", "name_offsets", "crc32"))
         if (names.dtype, offsets.dtype, checksums.dtype) != (np.uint8, np.int64, np.uint32):
             raise ValueError(f"names and checksums of types {names.dtype}, {offsets.dtype} and {checksums.dtype}")
@@ -101,6 +109,24 @@ class BetonDataset:
         checksums = checksums.copy()  # not to follow what may be written to the file later
         checksums.flags.writeable = False
         self._levels = tuple(replace(level, checksums=row) for level, row in zip(self._levels, checksums, strict=True))
+
+    def _recorded(self, appendix: Appendix, name: str, kind: Kind) -> Column:
+        """A field as respipe recorded it: its kind, and its values unless FFCV sees them too."""
+        if f"field:{name}" not in appendix:
+            return replace(self._fields[name], kind=kind)
+        values = appendix.array(f"field:{name}")
+        column = (
+            Column(kind=kind, values=values)
+            if f"field:{name}:offsets" not in appendix
+            else self._table(kind, TextTable(values, appendix.array(f"field:{name}:offsets")))
+        )
+        if len(column) != self._num_samples:
+            raise ValueError(f"{len(column)} values of field {name!r}")
+        return column
+
+    @staticmethod
+    def _table(kind: Kind, table: TextTable) -> Column:
+        return Column(kind=kind, values=table if kind == "text" else Computed(table.raw, len(table)))
 
     @property
     def kind(self) -> str:
@@ -120,12 +146,12 @@ class BetonDataset:
     @property
     def fields(self) -> Mapping[str, Column]:
         """The fields beside the image."""
-        return {"label": Column(kind="class", values=self._labels, classes=self._classes)}
+        return self._fields
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) class numbers."""
-        return self._labels
+    def labels(self) -> NDArray[Any] | None:
+        """Values of the field ``label``, or None where there is none; see :class:`respipe.storage.dataset.Dataset`."""
+        return np.asarray(self._fields["label"].values) if "label" in self._fields else None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -155,7 +181,7 @@ class BetonDataset:
         return self._attributes.get("tiled") is True
 
     def _hash(self) -> str:
-        digest = hashlib.sha256(self._labels.tobytes())
+        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for level in self._levels:
             for array in (level.heights, level.widths, level.sizes):
                 digest.update(array.tobytes())
@@ -257,13 +283,17 @@ def _read_levels(structure: Structure) -> tuple[Level, ...]:
     if structure.appendix is not None:
         recorded = structure.appendix.attributes.get("levels")
         chosen = cast("list[Any]", recorded) if isinstance(recorded, list) else []
-        if not chosen or any(name not in names for name in chosen):
+        hidden = "level_offsets" in structure.appendix
+        if not chosen or any(name not in names for name in chosen[: 1 if hidden else None]):
             raise broken(structure.path, f"its appendix names levels {recorded!r} where its image fields are {names}")
         names = chosen
     elif not names:
         found = ", ".join(f"`{name}`" for name in structure.fields)
         raise StorageError(f"{structure.path} must have an image field; its fields are {found}.")
-    levels = [read_images(structure, name) for name in names]
+    if structure.appendix is not None and "level_offsets" in structure.appendix:
+        levels = [read_images(structure, names[0]), *read_hidden_levels(structure, structure.appendix, names[1:])]
+    else:
+        levels = [read_images(structure, name) for name in names]
     if structure.appendix is None:
         return _family(structure.path, levels)
     if any(_area(smaller) > _area(larger) for larger, smaller in pairwise(levels)):
@@ -287,22 +317,31 @@ def _area(level: Level) -> int:
     return int((level.heights.astype(np.int64) * level.widths).sum())
 
 
-def _read_labels(structure: Structure, name: str) -> NDArray[np.int64]:
-    kind = structure.fields.get(name)
-    if kind not in (FieldType.INT, FieldType.FLOAT):
-        numbers = [name for name, kind in structure.fields.items() if kind in (FieldType.INT, FieldType.FLOAT)]
+def _read_numbers(structure: Structure, label_field: str | None) -> dict[str, Column]:
+    """The number fields of a file, the one that is the label under that name."""
+    numbers = [name for name, kind in structure.fields.items() if kind in (FieldType.INT, FieldType.FLOAT)]
+    name = label_field or "label"
+    if name not in numbers and (numbers or label_field) and structure.appendix is None:
         raise StorageError(
             f"{structure.path} must have a field `{name}` of numbers for the labels; its number fields are {numbers}. "
-            "Name the right one: respipe.storage.BetonDataset(path, label_field=...)."
+            "Name the right one: --label-field, or respipe.storage.BetonDataset(path, label_field=...)."
         )
-    stored = structure.column(name)
-    if kind is FieldType.FLOAT:
-        whole = np.isfinite(stored) & (stored == np.floor(stored)) & (np.abs(stored) < 2**53)
-        if not whole.all():
-            index = int(np.argmin(whole))
-            raise StorageError(
-                f"{structure.path}: labels in `{name}` must be whole numbers; sample {index} has {stored[index]}."
-            )
-    labels = stored.astype(np.int64)
-    labels.flags.writeable = False
-    return labels
+    fields = {"label": _as_label(structure.column(name))} if name in numbers else {}
+    for other in numbers:
+        if other not in (name, "label"):
+            whole = structure.fields[other] is FieldType.INT
+            values = structure.column(other).astype(np.int64 if whole else np.float64)
+            fields[other] = Column(kind="integer" if whole else "float", values=values)
+    for column in fields.values():
+        np.asarray(column.values).flags.writeable = False
+    return fields
+
+
+def _as_label(stored: NDArray[Any]) -> Column:
+    """Numbers as labels: classes where all of them are whole."""
+    if (
+        stored.dtype.kind == "f"
+        and not (np.isfinite(stored) & (stored == np.floor(stored)) & (abs(stored) < 2**53)).all()
+    ):
+        return Column(kind="float", values=stored.astype(np.float64))
+    return Column(kind="class", values=stored.astype(np.int64))

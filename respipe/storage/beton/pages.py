@@ -8,12 +8,17 @@ lie level by level: reading only the small ones of many samples then touches onl
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from respipe.storage.fields import Column
 
 # Columns of PageRecord.images.
 HEIGHT, WIDTH, SIZE, CHECKSUM = range(4)
@@ -61,6 +66,7 @@ class PageRecord:
     Args:
         stop: number in the source of the first sample after this page; it begins where the page before it stopped.
         indices: (n,) int64, numbers in the source of the samples stored here.
+        values: each field's n values, as JSON has them; bytes as base64.
         images: (n, levels, 4) int64, height, width, length and CRC-32 of every stored image. A level with the size of
             the one before it shares that one's bytes.
         num_kept: how many samples keep their own pixels or bytes.
@@ -73,6 +79,7 @@ class PageRecord:
     stop: int
     indices: NDArray[np.int64]
     images: NDArray[np.int64]
+    values: dict[str, list[Any]]
     num_kept: int
     num_tiled: int
     traits: dict[str, int]
@@ -90,6 +97,7 @@ class PageRecord:
             stop=values["stop"],
             indices=np.array(values["indices"], np.int64),
             images=np.array(values["images"], np.int64).reshape(-1, num_levels, 4),
+            values=values["values"],
             num_kept=values["num_kept"],
             num_tiled=values["num_tiled"],
             traits=values["traits"],
@@ -103,6 +111,20 @@ def is_shared(images: NDArray[np.int64]) -> NDArray[np.bool_]:
     shared = np.zeros(images.shape[:2], np.bool_)
     shared[:, 1:] = (images[:, 1:, : WIDTH + 1] == images[:, :-1, : WIDTH + 1]).all(axis=2)
     return shared
+
+
+def gathered(records: Sequence[PageRecord], name: str, column: Column) -> Column:
+    """A field of all samples of some pages.
+
+    Args:
+        records: the pages.
+        name: of the field.
+        column: its kind.
+    """
+    values = [value for record in records for value in record.values.get(name, ())]
+    if column.kind in ("bytes", "mask"):
+        values = [base64.b64decode(value) for value in values]
+    return column.holding(values)
 
 
 def offsets_in_page(images: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -129,17 +151,21 @@ class PageBuilder:
         self._num_levels = num_levels
         self._num_bytes = 0
         self._samples: list[tuple[int, Pyramid]] = []
+        self._values: dict[str, list[Any]] = {}
         self._quarantined: list[tuple[int, str]] = []
 
     def has_room(self, pyramid: Pyramid) -> bool:
         """Whether a sample still fits in."""
         return self._num_bytes + _num_bytes(pyramid) <= self._page_size
 
-    def add(self, index: int, pyramid: Pyramid) -> None:
-        """Take in the sample with this number in the source."""
+    def add(self, index: int, pyramid: Pyramid, values: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Take in the sample with this number in the source, and the values of its fields."""
         assert self.has_room(pyramid), "pages are large enough for any sample"
         self._num_bytes += _num_bytes(pyramid)
         self._samples.append((index, pyramid))
+        for name, value in values.items():
+            stored = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            self._values.setdefault(name, []).append(stored)
 
     def quarantine(self, index: int, reason: str) -> None:
         """Leave out the sample with this number in the source."""
@@ -164,6 +190,7 @@ class PageBuilder:
             stop=stop,
             indices=np.array([index for index, _ in self._samples], np.int64),
             images=images,
+            values=self._values,
             num_kept=sum(pyramid.kept for _, pyramid in self._samples),
             num_tiled=sum(all(image.tiled for image in pyramid.images) for _, pyramid in self._samples),
             traits=dict(sorted(traits.items())),

@@ -32,7 +32,12 @@ class TextTable:
     @classmethod
     def of(cls, strings: Iterable[str]) -> TextTable:
         """A table of given strings."""
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+        return cls.of_bytes(string.encode("utf-8", "surrogateescape") for string in strings)
+
+    @classmethod
+    def of_bytes(cls, items: Iterable[bytes]) -> TextTable:
+        """A table of given byte strings, which :meth:`raw` gives back; they need not be text."""
+        encoded = list(items)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
@@ -41,10 +46,13 @@ class TextTable:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> str:
+        return self.raw(index).decode("utf-8", "surrogateescape")
+
+    def raw(self, index: int) -> bytes:
+        """One string's bytes."""
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0..{len(self) - 1}; got {index}.")
-        text = self.text[int(self.offsets[index]) : int(self.offsets[index + 1])]
-        return text.tobytes().decode("utf-8", "surrogateescape")
+        return self.text[int(self.offsets[index]) : int(self.offsets[index + 1])].tobytes()
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,42 @@ def read_images(structure: Structure, name: str) -> Level:
         array.flags.writeable = False
     buffers = np.broadcast_to(np.int32(0), structure.num_samples)
     return Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=lengths, raw=raw)
+
+
+def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence[str]) -> list[Level]:
+    """Look up and check the smaller levels, which lie where FFCV does not look.
+
+    Raises:
+        StorageError: an image lies outside the data region, or the tables are not of one length.
+    """
+    try:
+        # Copied, not to follow what may be written to the file later.
+        tables = [appendix.array(f"level_{name}").copy() for name in ("heights", "widths", "offsets", "sizes")]
+    except AppendixError as error:
+        raise broken(structure.path, str(error)) from error
+    found = [(table.dtype, table.shape) for table in tables]
+    shape = len(names), structure.num_samples
+    if found != [(np.dtype(kind), shape) for kind in (np.int32, np.int32, np.int64, np.int64)]:
+        raise broken(structure.path, f"the tables of its {len(names)} smaller levels are {found}")
+    for table in tables:
+        table.flags.writeable = False
+    levels: list[Level] = []
+    start, end = structure.data_start, structure.data_end
+    for name, heights, widths, offsets, sizes in zip(names, *tables, strict=True):
+        shorter = np.minimum(heights, widths)
+        _require(structure, name, shorter > 0, "height and width must be at least 1", shorter)
+        num_pixels = heights.astype(np.int64) * widths
+        _require(structure, name, num_pixels <= most_pixels(), f"must have at most {most_pixels()} pixels", num_pixels)
+        inside = (offsets >= start) & (offsets < end)
+        _require(structure, name, inside, f"pointer must be in {start}..{end}", offsets)
+        fits = (sizes > 0) & (sizes <= end - np.where(inside, offsets, start))
+        _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
+        none = np.broadcast_to(np.False_, structure.num_samples)
+        buffers = np.broadcast_to(np.int32(0), structure.num_samples)
+        levels.append(
+            Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=sizes, raw=none)
+        )
+    return levels
 
 
 def _require(structure: Structure, name: str, good: NDArray[np.bool_], rule: str, values: NDArray[Any]) -> None:

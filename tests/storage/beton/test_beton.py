@@ -15,6 +15,7 @@ from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.format import FIELD, HEADER
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import convert_small
+from tests.storage.beton.former_layout import write_former_layout
 from tests.storage.plain_beton import FLOAT, write_plain_beton
 
 JPEG, RAW = 0, 1
@@ -118,8 +119,9 @@ def test_float_labels_without_fraction_are_labels(tmp_path: Path) -> None:
     assert BetonDataset(path).labels.tolist() == [3, -2]
     for label in (0.5, float("nan"), float("inf"), 1e300):
         path = write_plain_beton(tmp_path / "y.beton", images, [3.0, label], label_type=FLOAT)
-        with pytest.raises(StorageError, match="must be whole numbers; sample 1 has"):
-            BetonDataset(path)
+        found = BetonDataset(path)
+        assert found.fields["label"].kind == "float"
+        np.testing.assert_array_equal(found.labels, np.array([3.0, label]))
 
 
 def test_labels_under_another_name_must_be_named(tmp_path: Path) -> None:
@@ -129,9 +131,22 @@ def test_labels_under_another_name_must_be_named(tmp_path: Path) -> None:
     assert BetonDataset(path, label_field="target").labels.tolist() == [5]
 
 
+def test_the_former_layout_is_read_as_the_present_one(pyramid: Path, tmp_path: Path) -> None:
+    now, former = BetonDataset(pyramid), BetonDataset(write_former_layout(BetonDataset(pyramid), tmp_path / "x.beton"))
+    assert former.fingerprint == now.fingerprint
+    assert (former.tiled, former.classes) == (now.tiled, now.classes)
+    assert [level.name for level in former.levels] == [level.name for level in now.levels]
+    for index in range(len(now)):
+        assert (former.name(index), former.labels[index]) == (now.name(index), now.labels[index])
+        for number in range(len(now.levels)):
+            former.check(index, number)
+            assert former.encoded(index, number).tobytes() == now.encoded(index, number).tobytes()
+
+
 def test_other_writers_levels_are_known_by_their_names(
     pyramid: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    pyramid = write_former_layout(BetonDataset(pyramid), tmp_path / "x.beton")
     assert [level.name for level in BetonDataset(rewrite_fields(pyramid, tmp_path / "a")).levels] == [
         *("image", "image_64", "image_32")
     ]

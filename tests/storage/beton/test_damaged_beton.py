@@ -140,7 +140,7 @@ def test_an_image_that_claims_gigabytes_is_refused(folder: Path, plain: bytes) -
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b'"dtype": "<i8"', b'"dtype": "<f8"'),
+        (b'"dtype": "<i8", "name": "name_offsets"', b'"dtype": "<f8", "name": "name_offsets"'),
         (b'"writer": "respipe 0.1.0"', b'"writer": [["respipe01"]]'),
         (b'"classes": ["ant", "bee", "cat"]', b'"classes": 7'),
     ],
