@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from respipe import augment as augment
     from respipe import cost as cost
+    from respipe import sampling as sampling
     from respipe import schedules as schedules
     from respipe import testing as testing
     from respipe.conversion import convert as convert
@@ -56,34 +57,11 @@ _HOMES = {
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",
     "prepare_finetune": "respipe.model.finetune",
+    "sampling": "respipe.sampling",
     "schedules": "respipe.schedules",
     "testing": "respipe.testing",
     "verify": "respipe.conversion",
 }
-
-__all__ = [
-    "MRED",
-    "AllSizes",
-    "ColorJitter",
-    "GradientSmoothing",
-    "Loader",
-    "__version__",
-    "adapt",
-    "augment",
-    "average_duplicates",
-    "calibrate_batchnorm",
-    "convert",
-    "cost",
-    "evaluate",
-    "extract",
-    "flip_each_size",
-    "inspect",
-    "open_dataset",
-    "prepare_finetune",
-    "schedules",
-    "testing",
-    "verify",
-]
 
 
 def __getattr__(name: str) -> Any:
@@ -96,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_HOMES])
