@@ -11,7 +11,6 @@ twice for the same number of epochs: at one size, and under TRD. What it leaves 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import subprocess
@@ -25,11 +24,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 import respipe
-from pipelines import report, train
-from pipelines.metrics import label_of
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_batch, plot_runs, plot_schedule
 from respipe.recipe import Recipe, load_recipe
+from respipe.runs import Event, best_and_last, epochs_of, label_of, read_events, total_macs, totals_by_sizes
+from respipe.train import train
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, changes in zip(RUNS, ([*options.set, fixed_size], options.set), strict=True):
         console.rule(f"training: {name}")
         shutil.rmtree(output / name, ignore_errors=True)
-        flags = [flag for change in changes for flag in ("--set", change)]
-        paths = [
-            "--data",
-            str(output / "train.beton"),
-            "--val",
-            str(output / "val.beton"),
-            "--output",
-            str(output / name),
-        ]
-        train.main(["demo", *paths, *flags])
+        paths = {"data": str(output / "train.beton"), "val": str(output / "val.beton")}
+        train(load_recipe("demo", changes), **paths, output=output / name)
     console.rule("result")
-    console.print(comparison([read_log(output / name) for name in RUNS]))
+    console.print(comparison([read_events(output / name) for name in RUNS]))
     for picture in draw(output, recipe):
         console.print(f"wrote {picture}")
 
@@ -88,22 +79,15 @@ def make_data(output: Path, console: Console, *, num_images: int) -> None:
         console.print(f"{done.num_images} images: {sizes}")
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The events of a finished run."""
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def comparison(logs: Sequence[Sequence[dict[str, Any]]]) -> Table:
+def comparison(logs: Sequence[Sequence[Event]]) -> Table:
     """Both runs side by side, one column each."""
     starts = [log[0] for log in logs]
-    epochs = [[event for event in log if event["event"] == "epoch"] for log in logs]
-    totals = [report.totals_by_sizes(run) for run in epochs]
-    scores = [report.best_and_last(run) for run in epochs]
+    epochs = [epochs_of(log) for log in logs]
+    totals = [totals_by_sizes(run) for run in epochs]
+    scores = [best_and_last(run) for run in epochs]
     seconds = [sum(size.seconds for size in run.values()) for run in totals]
     images = [sum(size.images for size in run.values()) for run in totals]
-    macs = [
-        report.total_macs(run, start["macs"]) / count for run, start, count in zip(epochs, starts, images, strict=True)
-    ]
+    macs = [total_macs(run, start["macs"]) / count for run, start, count in zip(epochs, starts, images, strict=True)]
     table = Table(
         "",
         *(" and ".join(f"{label_of(sizes)} px" for sizes in run) for run in totals),

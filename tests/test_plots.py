@@ -22,11 +22,11 @@ from respipe.errors import MissingBackendError
 from respipe.plots import plot_accuracy, plot_batch, plot_runs, plot_schedule, plot_throughput
 from respipe.plots.accuracy import accuracy_figure
 from respipe.plots.batch import batch_figure, compose
-from respipe.plots.runlog import read_run
 from respipe.plots.runs import runs_figure
 from respipe.plots.schedule import schedule_figure
 from respipe.plots.style import spread
 from respipe.plots.throughput import throughput_figure
+from respipe.runs import read_run
 from respipe.schedules import TRD, Constant
 
 ALTERNATE = TRD(32, 16, 0.5, draw="alternate", milestones=(3,), guard=(0, 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distributed import Process, process_group
+from respipe.training.processes import Process, process_group
 
 _ROOT = Path(__file__).parents[1]
 _TIMEOUT = 150.0

@@ -51,25 +51,32 @@ def show_error(message: str) -> None:
 @contextlib.contextmanager
 def progress(title: str) -> Generator[ProgressCallback]:
     """A callback ``(done, total)`` that draws a bar on stderr, or now and then a line where that is no terminal."""
+    with progress_of_parts() as on_progress:
+        yield lambda done, total: on_progress(title, done, total)
+
+
+@contextlib.contextmanager
+def progress_of_parts() -> Generator[Callable[[str, int, int], None]]:
+    """The same for work of several parts: ``(what, done, total)``."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _occasional_lines(title)
+        yield _occasional_lines()
         return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(task, completed=done, total=total, description=what)
 
 
-def _occasional_lines(title: str) -> ProgressCallback:
+def _occasional_lines() -> Callable[[str, int, int], None]:
     last = time.monotonic()
 
-    def report(done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            sys.stderr.write(f"{title}: {done:,} of {total:,}\n")
+            sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
 
     return report
 

@@ -56,7 +56,7 @@ def accuracy_figure(results: Mapping[str, Any]) -> Figure:
 def _checked(results: Mapping[str, Any]) -> Sequence[Run]:
     runs = cast(object, results.get("runs"))
     if not isinstance(runs, list) or not runs:
-        raise ValueError("`results` must have at least one run; got none. Pass what `pipelines.mixsize --json` wrote.")
+        raise ValueError("`results` must have at least one run; got none. Pass what `pipelines.compare --json` wrote.")
     for number, run in enumerate(cast(list[Run], runs)):
         rows = cast(Sequence[Mapping[str, float]], run.get("accuracy", ()))
         if "name" not in run or not rows or any(not row.keys() >= {"size", *_FIELDS} for row in rows):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.plots.runlog import RunLog, read_run
 from respipe.plots.style import PALETTE, label_ends, new_figure, save, size_shades, styled
+from respipe.runs import RunLog, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

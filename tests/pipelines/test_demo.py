@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import demo
+from respipe.runs import read_events
 
 
 def test_demo_leaves_both_runs_and_their_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,7 +16,7 @@ def test_demo_leaves_both_runs_and_their_comparison(tmp_path: Path, capsys: pyte
     overrides = [flag for change in (*tiny, *sizes, *ending) for flag in ("--set", change)]
     demo.main(["--output", str(tmp_path), "--images", "40", *overrides])
 
-    fixed, trd = (demo.read_log(tmp_path / name) for name in demo.RUNS)
+    fixed, trd = (read_events(tmp_path / name) for name in demo.RUNS)
     assert {size for event in fixed[1:-1] for size in event["sizes"]} == {"32"}
     assert {size for event in trd[1:-1] for size in event["sizes"]} == {"32", "16"}
     totals = [

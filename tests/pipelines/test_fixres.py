@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import fixres, train
+from pipelines import fixres
 from respipe.model.loading import build_model
-from tests.pipelines.conftest import Arguments
+from tests.train_runs import start
 
 RUN = [
     "model={name: 'cifar:resnet8', options: {width: 4}}",
@@ -19,9 +19,9 @@ RUN = [
 
 
 def test_three_ways_are_compared_on_a_run_and_the_tuned_weights_kept(
-    arguments: Arguments, jpeg_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    jpeg_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.main(arguments("run", *(flag for change in RUN for flag in ("--set", change))))
+    start(tmp_path, jpeg_folder, tmp_path / "run", *RUN)
     paths = [str(tmp_path / "run"), "--data", str(jpeg_folder), "--val", str(jpeg_folder)]
     output = tmp_path / "out"
     fixres.main([*paths, "--sizes", "32,48", "--epochs", "2", "--batch-size", "6", "--output", str(output),

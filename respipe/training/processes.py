@@ -19,9 +19,9 @@ class Process:
     """This process's place in the run.
 
     Args:
-        rank: from 0, below ``world_size``.
+        rank: number of this process from 0, below ``world_size``.
         world_size: number of processes.
-        device: that its model is on.
+        device: device of its model.
     """
 
     rank: int
@@ -62,7 +62,7 @@ def process_group(device: str) -> Generator[Process]:
         yield Process(rank=0, world_size=1, device=place)
         return
     # DistributedDataParallel would import it later: the defaults of its functions are the group of the moment of its
-    # import, which they keep for ever.
+    # import, which they keep from then on.
     importlib.import_module("torch.distributed.nn.functional")
     torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
@@ -72,14 +72,8 @@ def process_group(device: str) -> Generator[Process]:
         torch.distributed.destroy_process_group()
 
 
-def wrap(model: nn.Module, process: Process, *, find_unused_parameters: bool = False) -> nn.Module:
-    """The model with its gradients averaged over all processes.
-
-    Args:
-        model: whose output is the loss, or what it is computed from without further parameters.
-        process: this one.
-        find_unused_parameters: whether some steps have no gradient for some of the parameters.
-    """
+def wrap(model: nn.Module, process: Process, *, find_unused_parameters: bool) -> nn.Module:
+    """The model with its gradients averaged over all processes."""
     if process.world_size == 1:
         return model
     devices = [process.device.index] if process.device.type == "cuda" else None

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from pipelines import metrics
-from pipelines.distributed import Process
-from pipelines.metrics import EpochMeter, RunLog, SizeTotals
+from respipe.runs import SizeTotals
+from respipe.training import meter as metrics
+from respipe.training.meter import EpochMeter
+from respipe.training.processes import Process
 
 PROCESS = Process(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -75,41 +72,3 @@ def test_saved_meter_goes_on_counting(clock: list[float]) -> None:
     resumed.step_done(torch.tensor(1.0), 3)
     assert resumed.finish() == (1.5, 6.0)
     assert resumed.sizes == {(32,): SizeTotals(steps=2, images=4, seconds=6.0)}
-
-
-def test_log_lines_are_json_and_a_torn_line_stays_alone(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
-    log.write("start", seed=1)
-    log.close()
-    path = tmp_path / "log.jsonl"
-    path.write_text(path.read_text() + '{"event": "epo')
-    log = RunLog(tmp_path, tensorboard=False)
-    log.write("resume", epoch=3)
-    log.close()
-    first, torn, last = path.read_text().splitlines()
-    assert json.loads(first) == {"event": "start", "seed": 1}
-    assert torn == '{"event": "epo'
-    assert json.loads(last) == {"event": "resume", "epoch": 3}
-
-
-def test_missing_tensorboard_is_said_once_and_the_log_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    log = RunLog(tmp_path, tensorboard=True)
-    log.write("epoch", epoch=0)
-    log.close()
-    assert "pip install tensorboard" in caplog.text
-    assert json.loads((tmp_path / "log.jsonl").read_text()) == {"event": "epoch", "epoch": 0}
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_epochs_are_written_for_tensorboard_too(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    log = RunLog(tmp_path, tensorboard=True)
-    sizes = {"32": {"images_per_second": 9.0, "wait_seconds": 0.1}}
-    result = {"32": {"top1": 0.5, "top5": 0.9, "loss": 1.0}}
-    log.write("epoch", epoch=0, train_loss=1.0, lr=0.1, seconds=2.0, sizes=sizes, eval=result)
-    log.close()
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    assert all(name in file.read_bytes() for name in (b"train_loss", b"images_per_second/32", b"top1/32"))

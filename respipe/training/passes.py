@@ -1,20 +1,68 @@
-"""The forward and backward pass of a training step."""
+"""The forward and backward pass of a training step: plain, or as one CUDA graph for each shape of batch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from pipelines.precision import autocast
-from pipelines.warmup import warm_up
-from respipe.loading.loader import Images
-from respipe.recipe import Precision
-
 logger = logging.getLogger(__name__)
+
+Images = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+def mixed_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision by its name, None for float32; ``auto`` is bfloat16 on a GPU, float32 on the CPU.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision not in dtypes:
+        raise ValueError(f"`precision` must be auto, {', '.join(dtypes)}; got {precision!r}. Name one of these.")
+    return dtypes[precision]
+
+
+def mixed(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
+    """The context of a forward pass in mixed precision with this dtype, or in float32 for None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def warm_up(objective: nn.Module, images: Images, labels: torch.Tensor, autocast: torch.dtype | None) -> None:
+    """Run a model and its loss forwards and backwards; weights, gradients, buffers, modes and random numbers stay.
+
+    Kernels are chosen and memory is reserved then, so that no later step of this shape has to wait for either and a
+    batch too large for the GPU shows at once.
+
+    Args:
+        objective: model and loss in the form in which they are trained; called with images and labels.
+        images, labels: of the shape to be prepared for.
+        autocast: dtype of mixed precision, None for float32.
+    """
+    buffers = {buffer: buffer.clone() for buffer in objective.buffers()}
+    modes = {module: module.training for module in objective.modules()}
+    gradients = {parameter: parameter.grad for parameter in objective.parameters()}
+    device = labels.device
+    objective.train()
+    for parameter in gradients:
+        parameter.grad = None  # or what follows would be added to it
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with mixed(autocast, device):
+            loss = objective(images, labels)
+        loss.backward()
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+    for module, training in modes.items():
+        module.training = training
+    with torch.no_grad():
+        for buffer, values in buffers.items():
+            buffer.copy_(values)
 
 
 class Passes:
@@ -22,12 +70,12 @@ class Passes:
 
     Args:
         objective: model and loss in the form in which they are trained; called with images and labels.
-        precision: of the forward pass.
-        scaler: of the loss.
+        autocast: dtype of mixed precision, None for float32.
+        scaler: float16 loss scaler.
     """
 
-    def __init__(self, objective: nn.Module, precision: Precision, scaler: torch.amp.GradScaler) -> None:
-        self._objective, self._precision, self._scaler = objective, precision, scaler
+    def __init__(self, objective: nn.Module, autocast: torch.dtype | None, scaler: torch.amp.GradScaler) -> None:
+        self._objective, self._autocast, self._scaler = objective, autocast, scaler
 
     def __call__(self, images: Images, labels: torch.Tensor) -> torch.Tensor:
         """Leave the gradients of a step in the parameters' ``grad``, scaled, in place of what was there.
@@ -41,14 +89,14 @@ class Passes:
         """
         for parameter in self._objective.parameters():
             parameter.grad = None
-        with autocast(self._precision, labels.device):
+        with mixed(self._autocast, labels.device):
             loss = self._objective(images, labels)
         self._scaler.scale(loss).backward()
         return loss.detach()
 
     def prepare(self, images: Images, labels: torch.Tensor) -> None:
         """Get ready for batches of this shape; weights, gradients, buffers and random numbers stay as they are."""
-        warm_up(self._objective, images, labels, self._precision)
+        warm_up(self._objective, images, labels, self._autocast)
 
 
 class _Graph(NamedTuple):
@@ -67,8 +115,8 @@ class GraphedPasses(Passes):
     apart from gradients.
     """
 
-    def __init__(self, objective: nn.Module, precision: Precision, scaler: torch.amp.GradScaler) -> None:
-        super().__init__(objective, precision, scaler)
+    def __init__(self, objective: nn.Module, autocast: torch.dtype | None, scaler: torch.amp.GradScaler) -> None:
+        super().__init__(objective, autocast, scaler)
         self._graphs: dict[Any, _Graph] = {}
         self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 

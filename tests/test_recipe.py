@@ -8,15 +8,16 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from pipelines.optimization import batch_scale
 from respipe.cost.macs import counted
 from respipe.cost.usage import usage
 from respipe.model.adapt import adapt
 from respipe.model.loading import build_model
 from respipe.model.lowmode import PooledConv2d
-from respipe.planning.crops import RandomCrop, WholeImage
-from respipe.recipe import RECIPES, load_recipe
+from respipe.planning.crops import CenterCrop, RandomCrop, ShiftedCenterCrop, WholeImage
+from respipe.recipe import RECIPES, Jitter, load_recipe
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet
+from respipe.train import batch_scale, build_batch_transform
+from respipe.training.color_jitter import ColorJitter
 
 ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
@@ -52,7 +53,7 @@ def test_every_recipe_plans_all_its_epochs_and_its_model_takes_every_size(name: 
 def test_every_recipe_begins_with_the_command_that_runs_it(name: str) -> None:
     header = (RECIPES / f"{name}.yaml").read_text().split("\n\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
-    assert f"-m pipelines.train {name} --data" in header
+    assert f"respipe train {name} --data" in header
     assert "Expected" in header
 
 
@@ -213,3 +214,61 @@ def test_recipe_cannot_be_changed() -> None:
     recipe = load_recipe("demo")
     with pytest.raises(ValidationError, match="frozen"):
         recipe.epochs = 3
+
+
+TUNED = """
+model: {name: mobilenet_v2, options: {width_mult: 0.25, dropout: 0.5}}
+schedule: {name: Constant, size: 32}
+epochs: 1
+data: {batch_size: 4, repeats: 2, batch_transform: {name: ColorJitter, brightness: 0.3}}
+learning_rate: {peak: 0.05}
+evaluation: {sizes: [64, 32], batch_size: 7}
+runtime: {device: cpu, backend: reference, num_threads: 1, tensorboard: false}
+finetune:
+  schedule: {name: Constant, size: 64}
+  epochs: 2
+  data: {crop: {name: ShiftedCenterCrop}, repeats: 1}
+  learning_rate: {peak: 0.5, milestones: [1]}
+"""
+
+
+def test_mistake_in_the_tuning_is_found_before_the_training(tmp_path: Path) -> None:
+    for line in ("  learning_rate: {peek: 1}", "  learning_rate: {peak: -1}", "  batch: 3"):
+        path = tmp_path / "wrong.yaml"
+        path.write_text(TUNED.replace("  learning_rate: {peak: 0.5, milestones: [1]}", line))
+        with pytest.raises(ValueError, match="is not a valid recipe"):
+            load_recipe(str(path))
+
+
+def test_overrides_change_what_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TUNED)
+    overrides = ["epochs=7", "finetune.layers=[classifier]", "data.batch_size=2"]
+    tuned = load_recipe(str(path), overrides, finetune=True)
+    assert (tuned.epochs, tuned.data.batch_size, tuned.data.repeats) == (7, 2, 1)
+    assert tuned.finetune is not None and tuned.finetune.layers == ("classifier",)
+    assert tuned.learning_rate.peak == 0.5
+    plain = load_recipe(str(path), overrides)
+    assert (plain.epochs, plain.build_schedule(), plain.data.repeats) == (7, Constant(32), 2)
+
+
+def test_fixres_imagenet_is_the_papers() -> None:
+    recipe, tuned = load_recipe("fixres_imagenet"), load_recipe("fixres_imagenet", finetune=True)
+    assert (recipe.build_schedule(), tuned.build_schedule()) == (Constant(224), Constant(320))
+    assert recipe.data.repeats == 3
+    assert recipe.data.batch_transform == Jitter(name="ColorJitter", brightness=0.3, contrast=0.3, saturation=0.3)
+    # The code's 120 epochs of 5,005 steps, drops after 30, 60 and 90 of them.
+    assert recipe.epochs * (1_281_167 // 512) == pytest.approx(120 * 5005, rel=1e-3)
+    assert [2 * epoch for epoch in (30, 60, 90)] == list(recipe.learning_rate.milestones)
+    assert (tuned.learning_rate.peak, tuned.learning_rate.milestones, tuned.epochs) == (0.008, (30,), 60)
+    assert tuned.data.crop.build() == CenterCrop()
+    assert (tuned.data.flip_probability, tuned.data.batch_transform, tuned.data.repeats) == (0, None, 1)
+
+
+def test_commands_for_the_other_augmentations_in_fixres_imagenet_are_valid() -> None:
+    jitter = "data.batch_transform={name: ColorJitter, brightness: 0.05, contrast: 0.05, saturation: 0.05}"
+    overrides = ["data.crop.name=ShiftedCenterCrop", "data.flip_probability=0.5", jitter]
+    recipe = load_recipe("fixres_imagenet", overrides, finetune=True)
+    assert recipe.data.crop.build() == ShiftedCenterCrop()
+    transform = build_batch_transform(recipe.data, num_classes=10)
+    assert transform == ColorJitter(brightness=0.05, contrast=0.05, saturation=0.05, normalize="imagenet")

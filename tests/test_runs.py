@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipelines.checkpoint import NAME, load_checkpoint, save_checkpoint
+from respipe.runs import CHECKPOINT_NAME as NAME
+from respipe.runs import (
+    LogWriter,
+    best_and_last,
+    load_checkpoint,
+    save_checkpoint,
+    total_macs,
+    totals_by_sizes,
+)
 
 RECIPE = {"epochs": 3, "data": {"batch_size": 8}}
 
@@ -72,3 +82,55 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path, RECIPE)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_log_lines_are_json_and_a_torn_line_stays_alone(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path, tensorboard=False)
+    log.write("start", seed=1)
+    log.close()
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text() + '{"event": "epo')
+    log = LogWriter(tmp_path, tensorboard=False)
+    log.write("resume", epoch=3)
+    log.close()
+    first, torn, last = path.read_text().splitlines()
+    assert json.loads(first) == {"event": "start", "seed": 1}
+    assert torn == '{"event": "epo'
+    assert json.loads(last) == {"event": "resume", "epoch": 3}
+
+
+def test_missing_tensorboard_is_said_once_and_the_log_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = LogWriter(tmp_path, tensorboard=True)
+    log.write("epoch", epoch=0)
+    log.close()
+    assert "pip install 'respipe[train]'" in caplog.text
+    assert json.loads((tmp_path / "log.jsonl").read_text()) == {"event": "epoch", "epoch": 0}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_epochs_are_written_for_tensorboard_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    log = LogWriter(tmp_path, tensorboard=True)
+    sizes = {"32": {"images_per_second": 9.0, "wait_seconds": 0.1}}
+    result = {"32": {"top1": 0.5, "top5": 0.9, "loss": 1.0}}
+    log.write("epoch", epoch=0, train_loss=1.0, lr=0.1, seconds=2.0, sizes=sizes, eval=result)
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert all(name in file.read_bytes() for name in (b"train_loss", b"images_per_second/32", b"top1/32"))
+
+
+def test_accuracy_is_the_best_and_the_last() -> None:
+    epochs = [{"eval": {"32": {"top1": top1}, "64": {"top1": 1 - top1}}} for top1 in (0.25, 0.75, 0.5)]
+    assert best_and_last(epochs) == {64: (0.75, 0.5), 32: (0.75, 0.5)}
+    assert best_and_last([]) == {}
+
+
+def test_steps_of_several_sizes_are_one_kind_whose_images_cost_all_of_them() -> None:
+    measured = {"steps": 2, "images": 8, "seconds": 4.0, "wait_seconds": 1.0}
+    epochs = [{"sizes": {"32+16": measured, "16": measured}}, {"sizes": {"32+16": measured}}]
+    totals = totals_by_sizes(epochs)
+    assert {sizes: total.images for sizes, total in totals.items()} == {(32, 16): 16, (16,): 8}
+    assert total_macs(epochs, {"32": 100.0, "16": 10.0}) == 16 * 110 + 8 * 10
