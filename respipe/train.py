@@ -30,9 +30,8 @@ from respipe.evaluation import Evaluation, evaluate, evaluate_calibrated
 from respipe.loading.loader import BatchTransform, Images, Loader
 from respipe.model.adapt import adapt
 from respipe.model.batchnorm import divided_batchnorms
-from respipe.model.loading import build_model
-from respipe.model.loading import load_weights
 from respipe.model.finetune import prepare_finetune
+from respipe.model.loading import build_model, load_weights
 from respipe.recipe import Data, Jitter, LearningRate, Mixing, Optimizer, Recipe
 from respipe.runs import (
     CHECKPOINT_NAME,
@@ -465,11 +464,17 @@ def build_batch_transform(recipe: Data, *, num_classes: int) -> BatchTransform |
 
 def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
     """The length of the model's output, once training and validation data are known to have the same classes."""
-    num_classes = recipe.model.num_classes or int(train.labels.max()) + 1
-    if train.labels.max() >= num_classes:
+    labels = train.labels
+    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"`model.num_classes` must cover every label; got {num_classes} and a label {train.labels.max()}. Pass "
-            f"--set model.num_classes={train.labels.max() + 1}."
+            "`--data` must have one class per sample; it has none. Convert a class folder, or train a loss of your own "
+            "with respipe.Loader in a loop of your own."
+        )
+    num_classes = recipe.model.num_classes or int(labels.max()) + 1
+    if labels.max() >= num_classes:
+        raise ValueError(
+            f"`model.num_classes` must cover every label; got {num_classes} and a label {labels.max()}. Pass "
+            f"--set model.num_classes={labels.max() + 1}."
         )
     if val is not None:
         with closing(open_dataset(val)) as dataset:
@@ -517,7 +522,7 @@ def sizes_per_step(schedule: Schedule) -> int:
 
 def leaves_parameters_unused(model: nn.Module, schedule: Schedule) -> bool:
     """Whether a step has no gradient for some parameters: of BatchNorms private to sizes that it does not show."""
-    has_private = any(list(per_size.parameters()) for _, per_size in divided_batchnorms(model).values())
+    has_private = any(list(norm.per_size.parameters()) for norm in divided_batchnorms(model).values())
     return has_private and sizes_per_step(schedule) < len(schedule.sizes)
 
 
