@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _MOST_LISTED = 20
 
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pixels that an image may have at most.", show_default="178,956,970, by Pillow's limit"),
+]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: one per core; 0: none but this one.")]
 
 
@@ -40,7 +44,8 @@ def convert(
         int, typer.Option(help="MCUs between restart markers, at most; 0 for none, and slower loading.")
     ] = 2,
     keep: Annotated[
-        str, typer.Option(help="Of source JPEGs that fit the first level: nothing, pixels (exactly) or bytes.")
+        str,
+        typer.Option(help="Of JPEGs that fit the first level: nothing, pixels (of others: 50 dB) or bytes."),
     ] = "nothing",
     fields: Annotated[
         list[str] | None, typer.Option("--field", help="Of the source, to store beside image and label. Repeatable.")
@@ -52,6 +57,7 @@ def convert(
     label_field: Annotated[str | None, typer.Option(help="The source's name for the label.")] = None,
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
+    max_pixels: MaxPixels = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +85,7 @@ def convert(
                 **options,
                 num_workers=workers,
                 allow_corrupt=allow_corrupt,
+                max_pixels=max_pixels,
                 overwrite=overwrite,
                 progress=on_progress,
             )
@@ -97,13 +104,14 @@ def verify(
     path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image too.")] = False,
     workers: Workers = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for damaged images; the exit status is 1 if there are any."""
     from respipe.conversion import verify as verify_images
 
     with progress("verifying") as on_progress:
-        report = verify_images(path, decode=decode, num_workers=workers, progress=on_progress)
+        report = verify_images(path, decode=decode, num_workers=workers, max_pixels=max_pixels, progress=on_progress)
     if as_json:
         write_json(report.to_dict())
     else:
@@ -160,7 +168,12 @@ def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
     if finished:
         target = shlex.quote(report.target)
         write_line()
-        write_line(f"Wrote {report.target} ({num_bytes(Path(report.target).stat().st_size)}). Next:", style="bold")
+        size = Path(report.target).stat().st_size
+        write_line(
+            f"Wrote {report.target} ({num_bytes(size)}: {num_bytes(report.num_bytes)} of images, the rest tables and "
+            "padding of FFCV's pages). Next:",
+            style="bold",
+        )
         for command in ("inspect", "verify", "bench"):
             write_line(f"  respipe {command} {target}")
 

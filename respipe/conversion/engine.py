@@ -30,7 +30,7 @@ from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
 from respipe.storage.fields import Column
-from respipe.storage.upright import BrokenImageError
+from respipe.storage.upright import BrokenImageError, pixel_limit
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def convert(
     label_field: str | None = None,
     num_workers: int | None = None,
     allow_corrupt: int = 0,
+    max_pixels: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
@@ -79,7 +80,9 @@ def convert(
             MCUs is taken. Crops are cut out the closer the fewer; 1, 2 and 4 cost some 10, 6 and 4% more bytes than 0,
             which leaves markers and index out, so that every image is decoded whole.
         keep: of baseline JPEGs that fit the first level: "nothing"; their exact "pixels", as their coefficients are
-            coded anew between restart markers; or their "bytes", without such markers and so decoded whole.
+            coded anew between restart markers; or their "bytes", without such markers and decoded whole. With "pixels"
+            other images that fit are stored nearly as they are too: at quality 100, without subsampling of the colour,
+            which is 50 dB or more.
         fields: names of what to store beside image and label, as the source calls it, such as captions; FFCV sees none
             of them.
         classes_from: a converted file or any other source whose classes the labels are to number, or the names in
@@ -89,6 +92,8 @@ def convert(
         label_field: the source's name for the label; in a ``.beton`` by default ``label``.
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
+        max_pixels: pixels that an image may have at most. Default: Pillow's limit, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
         overwrite: replace an existing ``target``, in the moment the new one is finished.
         progress: called with the number of samples done and their total.
 
@@ -118,7 +123,8 @@ def convert(
         found = with_fields(found, fields)
         return found if classes_from is None else with_classes(found, classes_from)
 
-    return conversion.run(opened)
+    with pixel_limit(max_pixels):
+        return conversion.run(opened)
 
 
 def _check_labels(source: Source) -> None:

@@ -166,9 +166,9 @@ def _summary(dataset: Dataset, number: int, examined: NDArray[np.int64]) -> Leve
 
 def _tiled_interval(dataset: Dataset, index: int, number: int) -> int:
     """MCUs per restart interval of an image whose crops can be cut out of its bytes; 0 for any other."""
-    data = dataset.encoded(index, number)
-    if dataset.levels[number].raw[index]:
+    if not dataset.buffers or dataset.levels[number].raw[index]:
         return 0
+    data = dataset.encoded(index, number)
     try:
         return read_header(data).restart_interval if read_index(data) is not None else 0
     except JpegError:

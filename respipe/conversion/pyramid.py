@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     """Decode a source image once and encode each level, none of them made from lossy ones.
 
     With ``settings.keep`` the source's own pixels or bytes become the first level where they fit it and any decoder
-    can be expected to read them.
+    can be expected to read them. Of other images that fit it "pixels" keeps 50 dB, as much as JPEG can.
 
     Raises:
         BrokenImageError: the source cannot be decoded.
@@ -34,6 +35,7 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
     longest = max(image.size)
     fits = longest <= settings.levels[0]
     kept = _kept(data, decoded, settings) if fits else None
+    traits = list(decoded.traits) if fits else [*decoded.traits, f"larger than {settings.levels[0]} px"]
     images: list[StoredImage] = []
     pixels = [image]
     for level in settings.levels:
@@ -41,11 +43,13 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
             images.append(images[-1])
         elif kept is not None and not images:
             images.append(kept)
+        elif fits and not images and settings.keep == "pixels":
+            images.append(_encoded(image, replace(settings, quality=100, subsampling="4:4:4")))
+            traits.append("stored at quality 100")
         else:
             pixels.append(_reduced(pixels, level))
             images.append(_encoded(pixels[-1], settings))
-    traits = decoded.traits if fits else (*decoded.traits, f"larger than {settings.levels[0]} px")
-    return Pyramid(images=tuple(images), kept=kept is not None, traits=traits, warnings=decoded.warnings)
+    return Pyramid(images=tuple(images), kept=kept is not None, traits=tuple(traits), warnings=decoded.warnings)
 
 
 def _kept(data: bytes, decoded: DecodedImage, settings: ConversionSettings) -> StoredImage | None:

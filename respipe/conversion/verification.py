@@ -15,7 +15,7 @@ from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.padding import find_stray_bytes
-from respipe.storage.upright import BrokenImageError
+from respipe.storage.upright import BrokenImageError, pixel_limit
 from respipe.storage.upright import decode as decode_image
 
 _MOST_STRAY = 20
@@ -81,44 +81,49 @@ def verify(
     *,
     decode: bool = False,
     num_workers: int | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerificationReport:
     """Check every image of a ``.beton`` or a class folder.
 
-    A ``.beton`` is opened, which checks its structure, and each image is compared with its checksum; where the file
-    has none, its header with the recorded size. In files that respipe wrote, what lies between must be zero: there no
-    changed byte goes unseen. The images of a folder are decoded in any case.
+    A ``.beton`` is opened, which checks its structure, and each image is compared with its checksum. In files that
+    respipe wrote, what lies between must be zero: there no changed byte goes unseen. Images without checksums, as those
+    of a folder, are decoded in any case: the verdict is that of conversion and of the Loader.
 
     Args:
         path: the file or folder.
         decode: decode every image too.
         num_workers: processes, by default one per core; with 0 this one does the work.
+        max_pixels: pixels that an image may have at most. Default: Pillow's limit, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
         progress: called with the number of samples done and their total.
 
     Raises:
+        ValueError: a number is out of range.
         StorageError: there is nothing at the path, or its structure is damaged.
         WorkerLostError: a worker process died or stalled.
     """
     start = time.perf_counter()
     workers = check_num_workers(num_workers)
     root = Path(path)
-    check = _CheckFolder(FolderSource(root)) if root.is_dir() else _CheckBeton(BetonDataset(root), decode)
-    total = len(check)
-    if progress is not None:
-        progress(0, total)
     found: list[_Found] = []
-    with closing(map_samples(check, range(total), num_workers=workers)) as results:
-        for index, of_sample in results:
-            found.append(of_sample)
-            if progress is not None:
-                progress(index + 1, total)
+    with pixel_limit(max_pixels):
+        check = _CheckFolder(FolderSource(root)) if root.is_dir() else _CheckBeton(BetonDataset(root), decode)
+        total = len(check)
+        if progress is not None:
+            progress(0, total)
+        with closing(map_samples(check, range(total), num_workers=workers)) as results:
+            for index, of_sample in results:
+                found.append(of_sample)
+                if progress is not None:
+                    progress(index + 1, total)
     return VerificationReport(
         path=str(root),
         kind=check.kind,
         num_samples=total,
         num_images=sum(of_sample.num_images for of_sample in found),
         has_checksums=check.has_checksums,
-        decoded=check.decode,
+        decoded=check.decode or not check.has_checksums,
         damaged=tuple(image for of_sample in found for image in of_sample.damaged),
         warned=tuple(image for of_sample in found for image in of_sample.warned),
         stray_bytes=find_stray_bytes(check.dataset, most=_MOST_STRAY) if isinstance(check, _CheckBeton) else (),
@@ -185,7 +190,7 @@ class _CheckBeton:
     def _problem(self, index: int, number: int) -> str | None:
         level = self.dataset.levels[number]
         problem = self.dataset.problem(index, number)
-        if problem is not None or not self.decode or level.raw[index]:
+        if problem is not None or level.raw[index] or not (self.decode or level.checksums is None):
             return problem
         try:
             decoded = decode_image(self.dataset.encoded(index, number).tobytes(), collect_warnings=True)

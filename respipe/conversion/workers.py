@@ -11,16 +11,22 @@ import contextlib
 import faulthandler
 import itertools
 import json
+import pickle
 import queue
 import signal
 import subprocess
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
+
+from PIL import Image
 
 from respipe.errors import WorkerLostError
 from respipe.processes import num_cores
@@ -28,6 +34,9 @@ from respipe.processes import num_cores
 T = TypeVar("T")
 
 STALL_TIMEOUT = 300.0
+_REMEDY = (
+    "Put its class into a module that they can import, not into the main script or a notebook, or pass num_workers=0."
+)
 _CHUNK = 32
 _CHUNKS_AHEAD = 3
 _BOOT = (
@@ -55,7 +64,8 @@ def map_samples(
     """Call a function on each number: in parallel, yielding in order, a bounded number of calls ahead.
 
     Args:
-        function: can be pickled and is not defined in the main script; every worker receives one copy, once.
+        function: can be pickled and is not defined in the main script; every worker receives one copy, once, and the
+            caller's ``PIL.Image.MAX_IMAGE_PIXELS``.
         indices: numbers to call it on.
         num_workers: processes; with 0 this one does the work.
         stall_timeout: seconds that a single call may take in a worker.
@@ -64,14 +74,20 @@ def map_samples(
         the number and what the function returned for it.
 
     Raises:
+        TypeError: the function cannot be pickled.
         OSError: the function raised it.
-        WorkerLostError: a worker ended by any other error, was killed, or took longer than ``stall_timeout``.
+        WorkerLostError: the function raised any other error or cannot be unpickled, or a worker was killed or took
+            longer than ``stall_timeout``.
     """
     if num_workers == 0:
         for index in indices:
             yield index, function(index)
         return
-    workers = [_Worker(function, stall_timeout) for _ in range(num_workers)]
+    try:
+        setup = bytes(ForkingPickler.dumps((function, stall_timeout, Image.MAX_IMAGE_PIXELS)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(f"`source` must be one that can be pickled for worker processes; {error}. {_REMEDY}") from error
+    workers = [_Worker(setup) for _ in range(num_workers)]
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -110,8 +126,8 @@ def _in_order(
 class _Worker:
     """One worker process, as seen from the caller. Used by one thread at a time, but for ``kill``."""
 
-    def __init__(self, function: Callable[[int], Any], stall_timeout: float) -> None:
-        self._setup: tuple[Callable[[int], Any], float] | None = (function, stall_timeout)
+    def __init__(self, setup: bytes) -> None:
+        self._setup = setup
         self._connection, theirs = Pipe()
         with theirs:
             command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
@@ -122,22 +138,27 @@ class _Worker:
 
         Raises:
             OSError: the function raised it.
-            WorkerLostError: the process ended.
+            WorkerLostError: it raised any other error, or the process ended.
         """
         try:
-            if self._setup is not None:
-                self._connection.send(self._setup)
-                self._setup = None
+            if self._setup:
+                self._connection.send_bytes(self._setup)
+                self._setup = b""
             self._connection.send(indices)
             reply = self._connection.recv()
         except (EOFError, ConnectionError) as error:
+            status = self._process.wait()
+            hint = " It was killed, as the system does when memory runs out: try a smaller `num_workers`."
+            hint = hint if status == -signal.SIGKILL else ""
             raise WorkerLostError(
-                f"A worker process ended with status {self._process.wait()} while it worked on samples {indices[0]} to "
-                f"{indices[-1]}; what it had to say is on standard error. Status -9 often means that memory ran out: "
-                "try a smaller `num_workers`. Finished work is kept: run the same again to go on."
+                f"A worker process ended with status {status} while it worked on samples {indices[0]} to "
+                f"{indices[-1]}; what it had to say is on standard error.{hint} Finished work is kept: "
+                "run the same again to go on."
             ) from error
         if isinstance(reply, OSError):
             raise reply
+        if isinstance(reply, _Failure):
+            raise WorkerLostError(reply.reason)
         return reply
 
     def kill(self) -> None:
@@ -150,19 +171,47 @@ class _Worker:
         self._connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a worker has no results."""
+
+    reason: str
+
+
 def serve(descriptor: int) -> None:
     """What a worker process does: answer until the caller closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
-        function, stall_timeout = connection.recv()
+        setup = connection.recv_bytes()
+        try:
+            function, stall_timeout, Image.MAX_IMAGE_PIXELS = pickle.loads(setup)
+        except Exception as error:  # noqa: BLE001 - unpickling runs anybody's code; the caller raises what it hears of
+            connection.recv()
+            connection.send(_Failure(f"A worker process cannot load the source ({_described(error)}). {_REMEDY}"))
+            return
         while True:
-            indices = connection.recv()
-            try:
-                reply = [_call(function, index, stall_timeout) for index in indices]
-            except OSError as error:
-                connection.send(error)
-            else:
-                connection.send(reply)
+            connection.send(_results(function, connection.recv(), stall_timeout))
+
+
+def _results(function: Callable[[int], Any], indices: Sequence[int], stall_timeout: float) -> Any:
+    results: list[Any] = []
+    for index in indices:
+        try:
+            results.append(_call(function, index, stall_timeout))
+        except OSError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the caller raises what it hears of
+            traceback.print_exc()
+            hint = " Memory ran out: try a smaller `num_workers`." if isinstance(error, MemoryError) else ""
+            return _Failure(
+                f"Sample {index} fails in a worker process with {_described(error)}; where is on standard error.{hint} "
+                "Finished work is kept: run the same again to go on."
+            )
+    return results
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _call(function: Callable[[int], Any], index: int, stall_timeout: float) -> Any:

@@ -147,3 +147,19 @@ def test_largest_sample_fits_into_a_page() -> None:
     assert sum(len(image.data) for image in images) <= settings.page_size
     assert settings.page_size == 8 << 20
     assert ConversionSettings(levels=(4096,)).page_size == 128 << 20
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_pixels_that_no_jpeg_has_are_kept_at_fifty_decibels(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (28, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    pyramid = build_pyramid(buffer.getvalue(), ConversionSettings(levels=(64, 32, 16), keep="pixels"))
+    assert "stored at quality 100" in pyramid.traits
+    assert pyramid.images[0].tiled
+    assert pyramid.images[1] is pyramid.images[0]
+    with Image.open(io.BytesIO(pyramid.images[0].data)) as opened:
+        error = ((np.asarray(opened, np.float64) - noise) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) > 50
+    with Image.open(io.BytesIO(pyramid.images[2].data)) as opened:
+        assert max(opened.size) == 16

@@ -61,17 +61,22 @@ def test_damaged_structure_is_an_error(pyramid: Path) -> None:
         verify(pyramid)
 
 
-def test_without_checksums_decoding_finds_what_headers_do_not_show(tmp_path: Path) -> None:
+def test_images_without_checksums_are_decoded(tmp_path: Path) -> None:
     jpegs = [jpeg_bytes(smooth_image(24, 40, seed=seed)).tobytes() for seed in range(4)]
     jpegs[1] = jpegs[1][: (read_header(jpegs[1]).scan_start + len(jpegs[1])) // 2] + b"\xff\xd9"
     jpegs[2] = jpegs[2][:-2]
     path = write_plain_beton(tmp_path / "x.beton", [(0, 40, 24, data) for data in jpegs], range(4))
-    quick = verify(path, num_workers=0)
-    assert not quick.has_checksums
-    assert [(image.index, image.reason) for image in quick.damaged] == [(2, "its end is missing")]
-    thorough = verify(path, decode=True, num_workers=0)
-    assert [image.index for image in thorough.damaged] == [1, 2]
-    assert "premature end" in thorough.damaged[0].reason
+    report = verify(path, num_workers=0)
+    assert not report.has_checksums
+    assert report.decoded
+    assert [image.index for image in report.damaged] == [1, 2]
+    assert "premature end" in report.damaged[0].reason
+    assert report.damaged[1].reason == "its end is missing"
+
+
+def test_limit_of_pixels_can_be_raised_and_lowered(jpeg_folder: Path) -> None:
+    assert not verify(jpeg_folder, num_workers=0, max_pixels=20).sound
+    assert verify(jpeg_folder, num_workers=2, max_pixels=10**9).sound
 
 
 def test_folder_is_decoded(jpeg_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from respipe.conversion.workers import map_samples
 from respipe.errors import WorkerLostError
@@ -23,6 +24,10 @@ def square(index: int) -> int:
 
 def process_id(_: int) -> int:
     return os.getpid()
+
+
+def pixel_limit(_: int) -> int | None:
+    return Image.MAX_IMAGE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,28 @@ def test_work_is_shared() -> None:
     assert os.getpid() not in found
 
 
-@pytest.mark.parametrize(
-    ("how", "timeout", "status"), [("die", 60.0, "status -9"), ("stall", 0.5, "status 1"), ("fail", 60.0, "status 1")]
-)
+@pytest.mark.parametrize(("how", "timeout", "status"), [("die", 60.0, "status -9"), ("stall", 0.5, "status 1")])
 def test_lost_worker_is_an_error_in_bounded_time(how: str, timeout: float, status: str) -> None:
     results = map_samples(Misbehave(40, how), range(100), num_workers=2, stall_timeout=timeout)
     with pytest.raises(WorkerLostError, match=rf"{status} while it worked on samples 32 to 63.*run the same again"):
         list(results)
+
+
+def test_any_other_error_is_told_with_its_sample(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WorkerLostError, match=r"Sample 40 fails .* KeyError: 40; .*run the same again"):
+        list(map_samples(Misbehave(40, "fail"), range(100), num_workers=2))
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_what_cannot_be_sent_to_workers_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match=r"`source` must be .*lambda.*into a module.*num_workers=0"):
+        list(map_samples(lambda index: index, range(10), num_workers=1))
+
+
+def test_workers_have_the_callers_limit_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in (None, 1000):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert [*map_samples(pixel_limit, range(1), num_workers=1)] == [(0, limit)]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -116,3 +136,23 @@ def test_scripts_need_no_guard(tmp_path: Path) -> None:
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert result.stdout == "-4950\n"
+
+
+def test_what_the_main_script_defines_is_named_with_the_remedy(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from respipe.conversion.workers import map_samples\n"
+        "class Double:\n"
+        "    def __call__(self, index):\n"
+        "        return 2 * index\n"
+        "list(map_samples(Double(), range(100), num_workers=2))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "WorkerLostError: A worker process cannot load the source (AttributeError: " in last
+    assert "num_workers=0" in last
+    assert "memory" not in last
