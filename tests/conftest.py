@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from respipe.backends.pool import ranges as threads
+from respipe.backends import pool as threads
 from tests.memory_dataset import smooth_image
 
 # How fast a machine is, or how busy, must not decide whether a test passes; neither must chance.
 settings.register_profile("respipe", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("respipe")
 
-_BACKENDS = Path(__file__).parents[1] / "respipe" / "backends"
+_COMPILED = [Path(__file__).parents[1] / "respipe" / room for room in ("jpeg", "backends")]
 
 _SHAPES = ((96, 128), (128, 96), (64, 64), (150, 90), (40, 56), (80, 200))
 """Height and width of the images of each class in ``jpeg_folder``."""
@@ -33,11 +33,11 @@ def pytest_configure() -> None:
 
 def _forget_stale_compilations() -> None:
     """Remove Numba's cached results where a source is newer: it looks at the calling function's file only."""
-    for folder in _BACKENDS.rglob("__pycache__"):
-        cached = list(folder.glob("*.nb[ic]"))
-        if cached and min(map(_modified, cached)) < max(map(_modified, _BACKENDS.rglob("*.py"))):
-            for file in cached:
-                file.unlink(missing_ok=True)
+    sources = [source for room in _COMPILED for source in room.rglob("*.py")]
+    cached = [file for room in _COMPILED for file in room.rglob("__pycache__/*.nb[ic]")]
+    if cached and min(map(_modified, cached)) < max(map(_modified, sources)):
+        for file in cached:
+            file.unlink(missing_ok=True)
 
 
 def _modified(path: Path) -> float:

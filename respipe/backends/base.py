@@ -1,21 +1,91 @@
-"""What a backend does: turn a planned batch into pixels."""
+"""What a backend is: its description, what it is told of a batch, and what it gives back."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from respipe.planning.batch import BatchPlan
+from respipe.errors import CorruptImageError
+from respipe.storage.dataset import Dataset
+
+ROW = np.dtype([(name, np.int64) for name in ("buffer", "offset", "length", "height", "width", "raw")])
+"""Where a stored image lies: number of the buffer, offset and length in bytes; its height and width in pixels; 1 for
+raw pixels, 0 for an encoded image. An image that is a file of its own has buffer -1, and no offset and length."""
+
+
+class Crops(NamedTuple):
+    """What compiled loops are told of a range of images; see :class:`ReadJob`."""
+
+    rows: NDArray[np.void]
+    boxes: NDArray[np.float64]
+    hulls: NDArray[np.int64]
+    covers: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class ReadJob:
+    """All that a backend is told of a batch of B images, each decoded at K sizes.
+
+    Args:
+        sizes: K sides in pixels.
+        indices: (B,) int64, sample numbers.
+        levels: (B,) int64, number of the stored level that each image is read from, 0 the largest.
+        rows: (B,) of ``ROW``, where the stored images are.
+        boxes: (B, K, 4) float64, the crop at each size: ``top, left, height, width`` in pixels of the stored image.
+        hulls: (B, K, 4) int64, the boxes' integer hulls.
+        covers: (B, 4) int64, what holds all hulls of an image.
+        flips: (B,) bool, which images to mirror.
+        unchecked: (B,) bool, whose stored bytes must be checked before they are decoded. ``verify`` clears what it
+            has found sound.
+    """
+
+    sizes: tuple[int, ...]
+    indices: NDArray[np.int64]
+    levels: NDArray[np.int64]
+    rows: NDArray[np.void]
+    boxes: NDArray[np.float64]
+    hulls: NDArray[np.int64]
+    covers: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+    unchecked: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def crops(self, part: slice) -> Crops:
+        """Some of the images, for compiled loops."""
+        return Crops(self.rows[part], self.boxes[part], self.hulls[part], self.covers[part], self.flips[part])
+
+    def row(self, number: int) -> ReadJob:
+        """The job of one image alone."""
+        only = slice(number, number + 1)
+        arrays = {name: getattr(self, name)[only] for name in self.__slots__ if name != "sizes"}
+        return replace(self, **arrays)
+
+
+Outputs = tuple[NDArray[np.uint8], ...]
+"""A (B, S, S, 3) uint8 array for each of a job's sizes."""
+
+Decoder = Callable[[Dataset, ReadJob, slice, Outputs], None]
+"""Fills in some rows of a job's outputs; called from several threads at once, each with rows of its own.
+
+Raises :class:`CorruptImageError` for an image that cannot be decoded.
+"""
 
 
 class Backend(Protocol):
-    """Decodes planned batches in the order they were submitted. Draws nothing at random and keeps no notion of size.
+    """Decodes read jobs in the order they were submitted. Draws nothing at random and keeps no notion of size.
 
-    The pixels of an image are defined as: crop the level that :func:`respipe.backends.routing.route` picks to the box's
-    integer hull (what lies outside the image is black), resize the box within that hull to S x S with an antialiased
-    bilinear (triangle) filter that sees the hull only, then mirror. ``reference`` computes exactly that with Pillow;
-    the others stay within the tolerances of the contract suite.
+    The pixels of an image are defined as: crop the stored level to the box's integer hull (what lies outside the image
+    is black), resize the box within that hull to S x S with an antialiased bilinear (triangle) filter that sees the
+    hull only, then mirror. ``reference`` computes exactly that with Pillow; the others stay within the tolerances of
+    the contract suite.
 
     Calls come from one thread at a time. ``submit`` may be called several times before ``collect``.
     """
@@ -25,11 +95,11 @@ class Backend(Protocol):
         """The backend's name as given to ``Loader(backend=...)``."""
         ...
 
-    def room(self, plan: BatchPlan) -> int:
-        """How many batches like this one should be in flight to keep the backend busy, at least 2."""
+    def room(self, job: ReadJob) -> int:
+        """Number of batches like this one that should be in flight to keep the backend busy, at least 2."""
         ...
 
-    def submit(self, plan: BatchPlan) -> None:
+    def submit(self, job: ReadJob) -> None:
         """Start decoding a batch in the background."""
         ...
 
@@ -37,11 +107,12 @@ class Backend(Protocol):
         """Wait for the oldest submitted batch.
 
         Returns:
-            one (B, S, S, 3) uint8 tensor, values 0..255, contiguous, for each size of the step. It is the caller's:
+            A (B, S, S, 3) uint8 tensor, values 0..255, contiguous, for each size of the job. It is the caller's:
             no later batch overwrites it.
 
         Raises:
-            CorruptImageError: one image cannot be decoded. The batch is lost; call ``reset`` before going on.
+            CorruptImageError: an image cannot be decoded, or is not what was written. The batch is lost; call ``reset``
+                before going on.
         """
         ...
 
@@ -52,3 +123,63 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release threads, buffers and engine state. Safe to call twice."""
         ...
+
+
+class BuildBackend(Protocol):
+    """Builds a backend. Raises ImportError where what it needs cannot be imported."""
+
+    def __call__(self, dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSpec:
+    """A backend's description. One that is named ``SPEC`` in a module of :mod:`respipe.backends` is found there.
+
+    Another package offers one as an entry point of the group ``respipe.backends``.
+
+    Args:
+        name: as given to ``Loader(backend=...)``.
+        summary: what it is good for, in a few words.
+        modules: names of the modules that must be importable.
+        distributions: names of the packages that decode, of which one is installed; the first found tells the version.
+        install: the command that installs what it needs.
+        priority: for a device, how early "auto" tries the backend: the largest number first. At 0 or below it is slow,
+            and "auto" warns when it must take it.
+        refuse: for a dataset, None where the backend can read it, else an error message that says why not and what to
+            do instead.
+        build: makes the backend for a dataset that it does not refuse.
+    """
+
+    name: str
+    summary: str
+    modules: tuple[str, ...]
+    distributions: tuple[str, ...]
+    install: str
+    priority: Callable[[torch.device], int]
+    refuse: Callable[[Dataset], str | None]
+    build: BuildBackend
+
+
+def verify(dataset: Dataset, job: ReadJob, part: slice) -> None:
+    """Check the stored bytes of those rows that were not checked before.
+
+    Raises:
+        CorruptImageError: the first of them that is damaged.
+    """
+    for row in np.flatnonzero(job.unchecked[part]) + part.start:
+        dataset.check(int(job.indices[row]), int(job.levels[row]))
+        job.unchecked[row] = False
+
+
+def corrupt_image(dataset: Dataset, index: int, level: int, reason: str) -> CorruptImageError:
+    """The error for an image that cannot be decoded."""
+    return CorruptImageError(
+        f"{dataset.path}: sample {index} ({dataset.name(index)}, {dataset.levels[level].name}) cannot be decoded: "
+        f"{reason}. Run `respipe verify {dataset.path}` to list every damaged sample.",
+        index=index,
+    )
+
+
+def corrupt_row(dataset: Dataset, job: ReadJob, row: int, reason: str) -> CorruptImageError:
+    """The same for an image of a job."""
+    return corrupt_image(dataset, int(job.indices[row]), int(job.levels[row]), reason)

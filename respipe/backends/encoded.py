@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from respipe.backends.pool.compiled import stored_images
-from respipe.backends.pool.daemon import DaemonPool
-from respipe.backends.pool.ranges import ranges
-from respipe.backends.reference import corrupt_image
-from respipe.backends.routing import Route
-from respipe.planning.batch import BatchPlan
+from respipe.backends.base import ReadJob, corrupt_row, verify
+from respipe.backends.pool import DaemonPool, ranges
 from respipe.storage.dataset import Bytes, Dataset
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class EncodedCrops:
-    """Encoded images with their crops.
-
-    Args:
-        images: of each row the bytes, a stored image or what was cut out of one.
-        boxes: (B, K, 4) float64, the crop boxes at each of K sizes, in pixels of those images.
-        hulls: (B, K, 4) int64, their integer hulls.
-        covers: (B, 4) int64, what holds all hulls of an image.
-    """
-
-    images: Sequence[Bytes]
-    boxes: NDArray[np.float64]
-    hulls: NDArray[np.int64]
-    covers: NDArray[np.int64]
-
-    def row(self, number: int) -> EncodedCrops:
-        """One image of the batch."""
-        only = slice(number, number + 1)
-        return EncodedCrops(
-            images=self.images[only], boxes=self.boxes[only], hulls=self.hulls[only], covers=self.covers[only]
-        )
-
-
 class CropReader:
-    """Reads the encoded images of planned batches, with several threads.
+    """Reads the encoded images of jobs, with several threads.
 
     Args:
         dataset: where the images are. Files of a class folder are read whole; from a memory map JPEGs with restart
@@ -55,52 +25,63 @@ class CropReader:
         self._dataset = dataset
         self._num_threads = num_threads
         self._pool = DaemonPool(num_threads, "respipe-read")
-        self._cut_images: Any = None
         if dataset.buffers:
-            from respipe.jpeg.cut import cut_images  # here, since importing respipe must not wait for Numba
+            from respipe.backends.compiled import memory  # here, since importing respipe must not wait for Numba
 
-            self._cut_images = cut_images
+            nothing = np.empty(0, np.uint8), np.empty((0, 4), np.int64)
+            memory.prepare(memory.cut_images, memory.NO_TABLE, memory.NO_CROPS, *nothing)
 
-    def read(self, plan: BatchPlan, routed: Route) -> EncodedCrops:
-        """The images of a batch.
+    def read(self, job: ReadJob) -> tuple[Sequence[Bytes], ReadJob]:
+        """The images of a batch, each a stored image or what was cut out of one, and the job that remains to be done.
+
+        In that job the crops count in pixels of these images.
 
         Raises:
-            CorruptImageError: an image cannot be read, or its restart markers are damaged.
+            CorruptImageError: an image cannot be read, is not what was written, or its restart markers are damaged.
         """
-        if not self._dataset.buffers:
-            images = self._pool.map(self._dataset.encoded, plan.indices.tolist(), routed.levels.tolist())
-            return EncodedCrops(images=images, boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
-        return self._cut(self._dataset.buffers[0], plan, routed)
+        parts = ranges(job.covers, self._num_threads)
+        if self._dataset.buffers:
+            return self._cut(job, parts)
+        count = len(parts)
+        images = self._pool.map(_read, [self._dataset] * count, [job] * count, parts)
+        return [image for some in images for image in some], job
 
     def close(self) -> None:
         """End the threads."""
         self._pool.close()
 
-    def _cut(self, memory: Bytes, plan: BatchPlan, routed: Route) -> EncodedCrops:
-        stored = stored_images(self._dataset, plan, routed)
-        edges = np.concatenate([[0], np.cumsum(stored[:, 1])])
+    def _cut(self, job: ReadJob, parts: Sequence[slice]) -> tuple[Sequence[Bytes], ReadJob]:
+        edges = np.concatenate([[0], np.cumsum(job.rows["length"])])
         cut = np.empty(edges[-1], np.uint8)
-        parts = np.empty((len(plan), 4), np.int64)
+        places = np.empty((len(job), 4), np.int64)
+        outputs = [(cut[edges[part.start] : edges[part.stop]], places[part]) for part in parts]
+        count = len(parts)
+        self._pool.map(_cut_part, [self._dataset] * count, [job] * count, parts, outputs)
+        for part in parts:
+            places[part, :2] += edges[part.start]
+        offsets = np.concatenate([places[:, 2:], np.zeros_like(places[:, 2:])], axis=1)
+        buffers = self._dataset.buffers
+        images: list[Bytes] = []
+        whole: list[tuple[int, ...]] = job.rows.tolist()
+        for (start, stop, *_), (buffer, offset, length, *_) in zip(places.tolist(), whole, strict=True):
+            images.append(cut[start:stop] if stop > start else buffers[buffer][offset : offset + length])
+        boxes, hulls = job.boxes - offsets[:, None], job.hulls - offsets[:, None]
+        return images, replace(job, boxes=boxes, hulls=hulls, covers=job.covers - offsets)
 
-        def cut_range(bounds: tuple[int, int]) -> None:
-            start, stop = bounds
-            rows = slice(start, stop)
-            room = cut[edges[start] : edges[stop]]
-            failed = self._cut_images(memory, stored[rows], routed.covers[rows], room, parts[rows])
-            if failed >= 0:
-                index, level = int(plan.indices[start + failed]), int(routed.levels[start + failed])
-                raise corrupt_image(self._dataset, index, level, "its size or its restart markers are wrong")
-            parts[rows, :2] += edges[start]
 
-        self._pool.map(cut_range, ranges(routed.covers, self._num_threads))
-        offsets = np.concatenate([parts[:, 2:], np.zeros_like(parts[:, 2:])], axis=1)
-        images = [
-            cut[start:stop] if stop > start else memory[offset : offset + size]
-            for (start, stop, _, _), (offset, size, *_) in zip(parts.tolist(), stored.tolist(), strict=True)
-        ]
-        return EncodedCrops(
-            images=images,
-            boxes=routed.boxes - offsets[:, None],
-            hulls=routed.hulls - offsets[:, None],
-            covers=routed.covers - offsets,
-        )
+def _read(dataset: Dataset, job: ReadJob, part: slice) -> list[Bytes]:
+    """Files of a range."""
+    verify(dataset, job, part)
+    places = zip(job.indices[part].tolist(), job.levels[part].tolist(), strict=True)
+    return [dataset.encoded(index, level) for index, level in places]
+
+
+def _cut_part(dataset: Dataset, job: ReadJob, part: slice, output: tuple[Bytes, np.ndarray]) -> None:
+    """Cut a range; ``output`` has room for its bytes, and a row per image for where they are."""
+    from respipe.backends.compiled.memory import buffer_table, cut_images
+
+    verify(dataset, job, part)
+    buffers = dataset.buffers
+    failed = cut_images(buffer_table(buffers, job, part), job.crops(part), *output)
+    if failed >= 0:
+        raise corrupt_row(dataset, job, part.start + failed, "its size or its restart markers are wrong")

@@ -1,38 +1,41 @@
-"""The reference backend: Pillow decodes and resizes, exactly as the other backends are meant to."""
+"""The reference backend: Pillow decodes and resizes, exactly as the other backends are meant to.
+
+It decodes every format that Pillow reads, from files of any kind. The oracle of the contract suite, and slow.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from respipe.backends.pool.ranges import DecodeRange, Outputs, ThreadedBackend
-from respipe.backends.routing import Route
-from respipe.errors import CorruptImageError
-from respipe.planning.batch import BatchPlan
+from respipe.backends.base import Backend, BackendSpec, Outputs, ReadJob, corrupt_image
+from respipe.backends.pool import PooledBackend
 from respipe.storage.dataset import Dataset
 from respipe.storage.upright import BrokenImageError, decode
 
 
-class ReferenceBackend(ThreadedBackend):
-    """Decodes every format that Pillow reads, from files of any kind. The oracle of the contract suite, and slow.
+def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
+    """Fill in a range of a batch; a :data:`respipe.backends.base.Decoder`."""
+    for row in range(part.start, part.stop):
+        image = decode_upright(dataset, int(job.indices[row]), int(job.levels[row]))
+        for output, box, hull in zip(outputs, job.boxes[row], job.hulls[row], strict=True):
+            output[row] = crop_and_resize(image, box, hull, size=output.shape[1], flip=bool(job.flips[row]))
 
-    Args:
-        dataset: where the images are.
-        num_threads: decoding threads.
-        level_margin: see :func:`respipe.backends.routing.route`.
-    """
 
-    def __init__(self, dataset: Dataset, *, num_threads: int, level_margin: float = 1.0) -> None:
-        super().__init__("reference", dataset, num_threads=num_threads, level_margin=level_margin)
+def _build(dataset: Dataset, *, num_threads: int, **_: object) -> Backend:
+    return PooledBackend("reference", dataset, decode, num_threads=num_threads)
 
-    def _decoder(self, plan: BatchPlan, routed: Route, outputs: Outputs) -> DecodeRange:
-        def decode(start: int, stop: int) -> None:
-            for row in range(start, stop):
-                image = decode_upright(self._dataset, int(plan.indices[row]), int(routed.levels[row]))
-                for output, box, hull in zip(outputs, routed.boxes[row], routed.hulls[row], strict=True):
-                    output[row] = crop_and_resize(image, box, hull, size=output.shape[1], flip=bool(plan.flips[row]))
 
-        return decode
+SPEC = BackendSpec(
+    name="reference",
+    summary="always there, and slow",
+    modules=(),
+    distributions=("pillow",),
+    install="pip install pillow",
+    priority=lambda _: 0,
+    refuse=lambda _: None,
+    build=_build,
+)
 
 
 def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
@@ -57,15 +60,6 @@ def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
         found = f"{image.width} x {image.height} pixels where {width} x {height} were recorded"
         raise corrupt_image(dataset, index, level, found)
     return image
-
-
-def corrupt_image(dataset: Dataset, index: int, level: int, reason: str) -> CorruptImageError:
-    """The error for an image that cannot be decoded."""
-    return CorruptImageError(
-        f"{dataset.path}: sample {index} ({dataset.name(index)}, {dataset.levels[level].name}) cannot be decoded: "
-        f"{reason}. Run `respipe verify {dataset.path}` to list every damaged sample.",
-        index=index,
-    )
 
 
 def crop_and_resize(image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *, size: int, flip: bool) -> np.ndarray:

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
-from typing import Literal, NamedTuple, get_args
+import pkgutil
+from typing import NamedTuple
 
 import torch
 
-from respipe.backends.base import Backend
-from respipe.backends.dali.backend import DaliBackend
-from respipe.backends.dali.pipeline import dali_extra
-from respipe.backends.ffcv.backend import FfcvBackend
-from respipe.backends.reference import ReferenceBackend
-from respipe.backends.tiles import TilesBackend
+from respipe import backends
+from respipe.backends.base import Backend, BackendSpec
+from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
-BackendName = Literal["tiles", "ffcv", "dali", "reference"]
-
-_MODULES: dict[BackendName, tuple[str, ...]] = {
-    "tiles": ("numba",),
-    "ffcv": ("ffcv", "numba"),
-    "dali": ("nvidia.dali",),
-    "reference": (),
-}
-_DISTRIBUTIONS: dict[BackendName, tuple[str, ...]] = {
-    "tiles": ("numba",),
-    "ffcv": ("ffcv",),
-    "dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
-    "reference": ("pillow",),
-}
+ENTRY_POINTS = "respipe.backends"
+"""The group under which other packages offer backends: each entry point is a :class:`BackendSpec`."""
 
 
 class BackendStatus(NamedTuple):
@@ -41,92 +29,103 @@ class BackendStatus(NamedTuple):
     Args:
         name: as given to ``Loader(backend=...)``.
         installed: whether what it needs is installed.
-        version: of the package that decodes, None where it is not installed.
+        version: version of the package that decodes, None where it is not installed.
         note: what it is good for, or the command that installs it.
     """
 
-    name: BackendName
+    name: str
     installed: bool
     version: str | None
     note: str
 
 
 def available_backends() -> list[BackendStatus]:
-    """Every backend, installed or not."""
-    notes: dict[BackendName, str] = {
-        "tiles": "fastest on the CPU, for .beton files of `respipe convert`",
-        "ffcv": "any .beton file, on the CPU",
-        "dali": "class folders and .beton files, on the CPU or a GPU",
-        "reference": "always there, and slow",
-    }
+    """Every backend, installed or not, those first that "auto" tries first on a CPU."""
     return [
-        BackendStatus(name, True, _version(name), note)
-        if _is_installed(name)
-        else BackendStatus(name, False, None, _install_command(name))
-        for name, note in notes.items()
+        BackendStatus(spec.name, True, _version(spec), spec.summary)
+        if _is_installed(spec)
+        else BackendStatus(spec.name, False, None, spec.install)
+        for spec in _by_priority(torch.device("cpu"))
     ]
 
 
-def make_backend(
-    name: str, dataset: Dataset, *, device: torch.device, num_threads: int, level_margin: float = 1.0
-) -> Backend:
+def make_backend(name: str, dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend:
     """Build a backend.
 
     Args:
-        name: "tiles", "ffcv", "dali", "reference", or "auto" for the fastest that is installed and can read the
-            dataset.
+        name: name of a backend, or "auto" for the fastest that is installed and can read the dataset.
         dataset: where the images are.
         device: where batches will be used; only "dali" decodes on a GPU.
         num_threads: decoding threads.
-        level_margin: see :func:`respipe.backends.routing.route`.
 
     Raises:
         ValueError: there is no such backend, or it cannot read this dataset.
         MissingBackendError: what it needs is not installed.
     """
-    if name == "auto":
-        name = _choose(dataset, device)
-    if name == "tiles":
-        return TilesBackend(dataset, num_threads=num_threads, level_margin=level_margin)
-    if name == "dali":
-        return DaliBackend(dataset, num_threads=num_threads, device=device, level_margin=level_margin)
-    if name == "ffcv":
-        return FfcvBackend(dataset, num_threads=num_threads, level_margin=level_margin)
-    if name == "reference":
-        return ReferenceBackend(dataset, num_threads=num_threads, level_margin=level_margin)
-    raise ValueError(f"`backend` must be one of {('auto', *get_args(BackendName))}; got {name!r}.")
+    found = specs()
+    spec = _choose(dataset, device) if name == "auto" else found.get(name)
+    if spec is None:
+        raise ValueError(f"`backend` must be one of {('auto', *found)}; got {name!r}.")
+    if (refusal := spec.refuse(dataset)) is not None:
+        raise ValueError(refusal)
+    try:
+        return spec.build(dataset, device=device, num_threads=num_threads)
+    except ImportError as error:
+        raise MissingBackendError(
+            f"backend={spec.name!r} needs {' and '.join(spec.distributions[:1])}, which cannot be imported here "
+            f"({error}). Install it with: {spec.install}"
+        ) from error
 
 
-def _choose(dataset: Dataset, device: torch.device) -> BackendName:
-    is_file = bool(dataset.buffers)
-    has_raw = any(bool(level.raw.any()) for level in dataset.levels)
-    dali = _is_installed("dali") and not has_raw
-    kind = f"{'a .beton file' if is_file else 'a class folder'}{' of raw pixels' if has_raw else ''}"
-    if dali and device.type == "cuda":
-        return _log_choice("dali", f"DALI is installed and can decode on {device}")
-    if dataset.tiled and _is_installed("tiles"):
-        return _log_choice("tiles", f"crops can be cut out of the bytes of {dataset.path}")
-    if is_file and _is_installed("ffcv"):
-        return _log_choice("ffcv", f"FFCV is installed and {dataset.path} is {kind}")
-    if dali:
-        return _log_choice("dali", f"DALI is installed and {dataset.path} is {kind}")
-    logger.warning(
-        "backend='auto' chose 'reference', which is slow, because nothing faster that is installed can read %s, %s. "
-        "For a faster one: %s",
-        dataset.path,
-        kind,
-        _install_command("ffcv" if is_file else "dali"),
-    )
-    return "reference"
+@functools.cache
+def specs() -> dict[str, BackendSpec]:
+    """Every backend by name: respipe's own, and those that other packages offer as entry points."""
+    found: dict[str, BackendSpec] = {}
+    for module in pkgutil.iter_modules(backends.__path__):
+        spec = getattr(importlib.import_module(f"{backends.__name__}.{module.name}"), "SPEC", None)
+        if isinstance(spec, BackendSpec):
+            found[spec.name] = spec
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            spec = entry.load()
+        except Exception:
+            logger.exception("The backend %s of another package cannot be loaded and is left out", entry.value)
+            continue
+        if isinstance(spec, BackendSpec) and spec.name not in found:
+            found[spec.name] = spec
+        else:
+            logger.error("%s is not a BackendSpec of a new name and is left out", entry.value)
+    return found
 
 
-def _log_choice(name: BackendName, reason: str) -> BackendName:
-    logger.info("backend='auto' chose %r because %s.", name, reason)
-    return name
+def _choose(dataset: Dataset, device: torch.device) -> BackendSpec:
+    readers = [spec for spec in _by_priority(device) if spec.refuse(dataset) is None]
+    chosen = next(spec for spec in readers if _is_installed(spec))
+    if chosen.priority(device) > 0:
+        logger.info(
+            "backend='auto' chose %r because it is the fastest installed one that reads %s on %s (%s).",
+            chosen.name,
+            dataset.path,
+            device,
+            chosen.summary,
+        )
+    else:
+        logger.warning(
+            "backend='auto' chose %r, which is slow, because nothing faster that is installed can read %s. For a "
+            "faster one: %s",
+            chosen.name,
+            dataset.path,
+            readers[0].install,
+        )
+    return chosen
 
 
-def _is_installed(name: BackendName) -> bool:
-    return all(_is_found(module) for module in _MODULES[name])
+def _by_priority(device: torch.device) -> list[BackendSpec]:
+    return sorted(specs().values(), key=lambda spec: -spec.priority(device))
+
+
+def _is_installed(spec: BackendSpec) -> bool:
+    return all(_is_found(module) for module in spec.modules)
 
 
 def _is_found(module: str) -> bool:
@@ -136,17 +135,10 @@ def _is_found(module: str) -> bool:
         return False
 
 
-def _version(name: BackendName) -> str | None:
-    for distribution in _DISTRIBUTIONS[name]:
+def _version(spec: BackendSpec) -> str | None:
+    for distribution in spec.distributions:
         try:
             return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _install_command(name: BackendName) -> str:
-    if name == "tiles":
-        return "pip install numba"
-    extra = dali_extra() if name == "dali" else name
-    return f"pip install 'respipe[{extra}]'"

@@ -74,4 +74,4 @@ def _levels_read(dataset: Dataset, size: int, *, crop: Crop) -> bytes:
         boxes=planned.boxes,
         flips=np.zeros(count, np.bool_),
     )
-    return route(dataset.levels, everything).levels.tobytes()
+    return route(dataset, everything).levels.tobytes()

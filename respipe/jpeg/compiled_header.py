@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.index import MARKER, OFFSET_BYTES, SIGNATURE
 from respipe.jpeg.markers import DHT, DRI, EOI, RST0, RST7, SOF0, SOF1, SOI, SOS, TEM
 
@@ -47,13 +47,13 @@ class Layout(NamedTuple):
     offsets: int
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def byte(data: NDArray[np.uint8], at: int) -> int:
     """One byte as a signed integer: Numba makes unsigned ones of sums with uint8, and floats of their quotients."""
     return int(np.int64(data[at]))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def next_segment(data: NDArray[np.uint8], position: int) -> tuple[int, int, int]:
     """The next segment of a JPEG's header at or after ``position``.
 
@@ -77,7 +77,7 @@ def next_segment(data: NDArray[np.uint8], position: int) -> tuple[int, int, int]
     return 0, 0, 0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def read_layout(data: NDArray[np.uint8]) -> Layout:
     """Walk through a JPEG's header.
 
@@ -116,13 +116,13 @@ def read_layout(data: NDArray[np.uint8]) -> Layout:
     return Layout(height, width, components, mcu_height, mcu_width, rows, columns, interval, count, frame, end, offsets)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _is_other_frame(marker: int) -> bool:
     """Whether a marker begins a frame that is progressive, lossless, arithmetic, hierarchical, or a second one."""
     return 0xC0 <= marker <= 0xCF and marker != DHT
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _is_index(data: NDArray[np.uint8], start: int, end: int) -> bool:
     if end - start <= len(_SIGNATURE):
         return False
@@ -132,7 +132,7 @@ def _is_index(data: NDArray[np.uint8], start: int, end: int) -> bool:
     return True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _components(data: NDArray[np.uint8], frame: int, frame_end: int) -> int:
     """Components of a frame of 8 bits with a size; 0 for any other."""
     if frame == 0 or frame_end - frame < 6 or data[frame] != 8:
@@ -144,7 +144,7 @@ def _components(data: NDArray[np.uint8], frame: int, frame_end: int) -> int:
     return 0 if empty else components
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _mcu(data: NDArray[np.uint8], frame: int, components: int) -> tuple[int, int]:
     """Height and width in pixels of an MCU."""
     wide, high = 1, 1
@@ -155,13 +155,13 @@ def _mcu(data: NDArray[np.uint8], frame: int, components: int) -> tuple[int, int
     return 8 * high, 8 * wide
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def closing_marker(layout: Layout, number: int) -> int:
     """The marker that ends a restart interval."""
     return EOI if number == layout.num_intervals - 1 else RST0 + (number & 7)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def interval_bounds(data: NDArray[np.uint8], layout: Layout, number: int) -> tuple[int, int]:
     """Start and end of one restart interval's entropy-coded bytes in ``data``, by the index.
 

@@ -21,10 +21,10 @@ from __future__ import annotations
 from operator import index
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.compiled_header import Layout, closing_marker, interval_bounds, next_segment, read_layout
 from respipe.jpeg.header import JpegError, read_header
 from respipe.jpeg.markers import APP0, APP14, APP15, COM, EOI, RST0, SOF0, SOF1, SOI, SOS
@@ -96,41 +96,7 @@ def cut(data: bytes, box: tuple[int, int, int, int]) -> tuple[bytes, tuple[int, 
     return out[: found.length].tobytes(), (found.top, found.left, found.height, found.width)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def cut_images(
-    memory: NDArray[np.uint8],
-    stored: NDArray[np.int64],
-    hulls: NDArray[np.int64],
-    out: NDArray[np.uint8],
-    parts: NDArray[np.int64],
-) -> int:
-    """Cut a range of images, and write what becomes of them one behind the other.
-
-    Args:
-        memory: (n,) uint8, the whole file.
-        stored: (B, 5) int64, see :data:`respipe.backends.pool.compiled.DecodeImages`.
-        hulls: (B, 4) int64, integer hulls of the crops.
-        out: uint8, at least as long as all stored images of the range.
-        parts: (B, 4) int64, filled with the start and the end of each JPEG in ``out``, both 0 where the stored image is
-            to be used as it is, and with ``top, left`` of the part of the picture that it shows.
-
-    Returns:
-        the first row whose image is damaged, or -1. Rows from there on are not filled.
-    """
-    at = 0
-    for i in range(len(stored)):
-        data = memory[stored[i, 0] : stored[i, 0] + stored[i, 1]]
-        found = cut_crop(data, stored[i, 2], stored[i, 3], hulls[i], out[at:])
-        if found.status == DAMAGED:
-            return i
-        parts[i] = 0
-        if found.status == CUT:
-            parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3] = at, at + found.length, found.top, found.left
-            at += found.length
-    return -1
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def cut_crop(data: NDArray[np.uint8], height: int, width: int, box: NDArray[np.int64], out: NDArray[np.uint8]) -> Cut:
     """Write the part of a JPEG that a crop needs.
 
@@ -163,7 +129,7 @@ def cut_crop(data: NDArray[np.uint8], height: int, width: int, box: NDArray[np.i
     return Cut(CUT if length > 0 else DAMAGED, length, top * tiles.height, left * tiles.width, height, width)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _tiles(layout: Layout) -> _Tiles:
     """The tiles that restart intervals make; none where they make no grid."""
     interval, columns = layout.interval, layout.columns
@@ -175,7 +141,7 @@ def _tiles(layout: Layout) -> _Tiles:
     )
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _covered(start: int, length: int, margin: int, tile: int, count: int) -> tuple[int, int]:
     """The first tile along one axis that a stretch of pixels touches, and the one after the last; at least one."""
     first = min(max(start - margin, 0) // tile, count - 1)
@@ -183,7 +149,7 @@ def _covered(start: int, length: int, margin: int, tile: int, count: int) -> tup
     return first, min(max(stop, first + 1), count)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _copy_header(data: NDArray[np.uint8], height: int, width: int, out: NDArray[np.uint8]) -> int:
     """Copy what decoding needs of the segments up to the first scan, with another size; returns the bytes written."""
     out[0], out[1] = 0xFF, SOI
@@ -202,7 +168,7 @@ def _copy_header(data: NDArray[np.uint8], height: int, width: int, out: NDArray[
     return at
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _copy_tiles(
     data: NDArray[np.uint8],
     layout: Layout,
@@ -238,7 +204,7 @@ def _copy_tiles(
     return at
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _next_interval(data: NDArray[np.uint8], start: int, closing: int) -> tuple[int, int]:
     """The interval that begins at ``start``, and the end of the marker that closes it; -1 where another one does."""
     at = start
@@ -249,7 +215,7 @@ def _next_interval(data: NDArray[np.uint8], start: int, closing: int) -> tuple[i
     return -1, at
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _copy(data: NDArray[np.uint8], start: int, stop: int, out: NDArray[np.uint8], at: int) -> int:
     """``out[at:] = data[start:stop]``, which Numba would check for overlap; returns where it ends."""
     for i in range(stop - start):

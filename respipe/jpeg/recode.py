@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 from respipe.jpeg.markers import RST0
 
@@ -109,7 +109,7 @@ class _Writer(NamedTuple):
     num_bits: int
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def recode(data: NDArray[np.uint8], scan: Scan, output: NDArray[np.uint8]) -> int:
     """Read a scan and write it anew.
 
@@ -152,7 +152,7 @@ def recode(data: NDArray[np.uint8], scan: Scan, output: NDArray[np.uint8]) -> in
     return _pad(output, writer).place
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _load(data: NDArray[np.uint8], reader: _Reader) -> _Reader:
     """Load bits until there are enough for a code and its value; none from beyond a marker."""
     place, buffer, num_bits, num_missing = reader
@@ -168,7 +168,7 @@ def _load(data: NDArray[np.uint8], reader: _Reader) -> _Reader:
     return _Reader(place, buffer, num_bits, num_missing)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _take(reader: _Reader, count: int) -> tuple[_Reader, int]:
     """The next bits, as a number."""
     left = reader.num_bits - count
@@ -176,7 +176,7 @@ def _take(reader: _Reader, count: int) -> tuple[_Reader, int]:
     return _Reader(reader.place, reader.buffer, left, reader.num_missing), value
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _read_symbol(reader: _Reader, symbols: NDArray[np.uint16]) -> tuple[_Reader, int]:
     """The next symbol; -1 where there is none with such a code."""
     entry = int(np.int64(symbols[(reader.buffer >> (reader.num_bits - _CODE_BITS)) & 0xFFFF]))
@@ -186,7 +186,7 @@ def _read_symbol(reader: _Reader, symbols: NDArray[np.uint16]) -> tuple[_Reader,
     return _Reader(reader.place, reader.buffer, left, reader.num_missing), entry >> _LENGTH_BITS
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _read_difference(data: NDArray[np.uint8], reader: _Reader, symbols: NDArray[np.uint16]) -> tuple[_Reader, int]:
     """The difference of a block's mean from the one before; one that no block can have where it is damaged."""
     reader, size = _read_symbol(_load(data, reader), symbols)
@@ -198,7 +198,7 @@ def _read_difference(data: NDArray[np.uint8], reader: _Reader, symbols: NDArray[
     return reader, value
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _copy_ac(
     data: NDArray[np.uint8],
     reader: _Reader,
@@ -223,7 +223,7 @@ def _copy_ac(
     return reader, writer, place == 64
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _pass_marker(data: NDArray[np.uint8], reader: _Reader, number: int) -> _Reader:
     """Begin the interval after a restart marker; a reader without any bits where the marker is not at its place."""
     place, padding = reader.place, reader.num_bits - reader.num_missing
@@ -232,7 +232,7 @@ def _pass_marker(data: NDArray[np.uint8], reader: _Reader, number: int) -> _Read
     return _Reader(len(data), 0, 0, 1)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _put(output: NDArray[np.uint8], writer: _Writer, value: int, length: int) -> _Writer:
     """Append bits, with a zero after each byte of ones."""
     place = writer.place
@@ -247,7 +247,7 @@ def _put(output: NDArray[np.uint8], writer: _Writer, value: int, length: int) ->
     return _Writer(place, buffer & 0xFF, num_bits)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _put_difference(
     output: NDArray[np.uint8], writer: _Writer, codes: NDArray[np.int64], change: int
 ) -> tuple[_Writer, bool]:
@@ -262,14 +262,14 @@ def _put_difference(
     return _put(output, writer, (code >> _LENGTH_BITS) << size | value, (code & _LENGTH_MASK) + size), True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _pad(output: NDArray[np.uint8], writer: _Writer) -> _Writer:
     """Fill up the last byte with ones."""
     free = -writer.num_bits & 7
     return _put(output, writer, (1 << free) - 1, free)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _put_marker(output: NDArray[np.uint8], writer: _Writer, number: int) -> _Writer:
     """Append a restart marker."""
     writer = _pad(output, writer)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from respipe.backends.routing import choose_levels
+from respipe.backends.base import ReadJob
 from respipe.checks import check_choice, check_int
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
@@ -19,7 +21,9 @@ OnCorrupt = Literal["raise", "quarantine"]
 
 
 class CorruptionGuard:
-    """Checks each stored image the first time it is used, and keeps damaged samples out of the batches.
+    """Knows which stored images were checked, and keeps damaged samples out of the batches.
+
+    Each image is checked the first time it is used, by the thread that decodes it.
 
     With ``"raise"`` the first damaged sample ends the epoch with :class:`CorruptImageError`. With ``"quarantine"`` it
     is left out from then on: in training its place in the batch is taken, label and all, by the next sound sample of
@@ -31,18 +35,14 @@ class CorruptionGuard:
         on_corrupt: the policy.
         budget: samples that may be quarantined before the error is raised after all.
         training: replace damaged samples rather than drop them.
-        level_margin: as given to the backend, so that the level it will read is the one checked.
     """
 
-    def __init__(
-        self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, training: bool, level_margin: float
-    ) -> None:
+    def __init__(self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, training: bool) -> None:
         check_choice("on_corrupt", on_corrupt, get_args(OnCorrupt))
         budget = check_int("corrupt_budget", budget, least=0)
         self._dataset = dataset
         self._budget = budget if on_corrupt == "quarantine" else 0
         self._training = training
-        self._level_margin = level_margin
         self._checked = np.zeros((len(dataset.levels), len(dataset)), np.bool_)
         self._revision = dataset.revision()
         self._damaged: dict[int, str] = {}
@@ -53,26 +53,27 @@ class CorruptionGuard:
         return dict(self._damaged)
 
     def admit(self, plan: BatchPlan) -> BatchPlan:
-        """The plan without known or newly found damaged samples, and with the levels that images are read from.
+        """The plan without the samples that are known to be damaged.
 
         Raises:
-            CorruptImageError: a sample is damaged and may not be quarantined.
+            CorruptImageError: no sample is left.
             StorageError: the file is shorter than when it was opened.
         """
         if (revision := self._dataset.revision()) != self._revision:
             logger.warning("%s was written to; checking its images again", self._dataset.path)
-            self._checked[:] = False
+            self._checked = np.zeros_like(self._checked)  # a new array: jobs under way may still enter the old one
             self._revision = revision
-        plan = self._without_damaged(plan)
-        levels = choose_levels(self._dataset.levels, plan, margin=self._level_margin)
-        new = ~self._checked[levels, plan.indices]
-        for index, level in zip(plan.indices[new].tolist(), levels[new].tolist(), strict=True):
-            try:
-                self._dataset.check(index, level)
-            except CorruptImageError as error:
-                self.report(error)
-            self._checked[level, index] = True
-        return self._without_damaged(plan.replace(levels=levels))
+        return self._without_damaged(plan)
+
+    def must_check(self, job: ReadJob) -> tuple[ReadJob, NDArray[np.bool_]]:
+        """The job with those images marked that were not checked yet, and where ``enter`` is to note what was."""
+        return replace(job, unchecked=~self._checked[job.levels, job.indices]), self._checked
+
+    @staticmethod
+    def enter(job: ReadJob, checked: NDArray[np.bool_]) -> None:
+        """Note which images of a job a decoder has found sound."""
+        sound = ~job.unchecked
+        checked[job.levels[sound], job.indices[sound]] = True
 
     def report(self, error: CorruptImageError) -> None:
         """Quarantine the sample of an error, or raise the error where the policy or the budget says so."""

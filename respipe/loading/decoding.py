@@ -5,37 +5,48 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from respipe.backends.base import Backend
+from respipe.backends.base import Backend, ReadJob
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard
 from respipe.planning.batch import BatchPlan
-from respipe.schedules.step import Step
+from respipe.storage.dataset import Dataset
 
 
 def decode_in_order(
-    backend: Backend, guard: CorruptionGuard, plans: Iterable[BatchPlan]
+    backend: Backend,
+    dataset: Dataset,
+    guard: CorruptionGuard,
+    plans: Iterable[BatchPlan],
+    *,
+    level_margin: float = 1.0,
 ) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
     """Decode batches, keeping the backend busy with the next ones while the last is in use.
 
     Args:
         backend: decodes; nothing may be submitted to it by others meanwhile.
+        dataset: where the images are.
         guard: decides what happens to damaged samples.
         plans: batches in the order wanted.
+        level_margin: see :func:`respipe.backends.routing.route`.
 
     Yields:
-        the plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`), of the sides
+        The plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`), of the sides
         that ``plan.step.decoded`` has.
 
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
-    batches = _InFlight(backend, guard)
+    batches = _InFlight(backend, dataset, guard, level_margin)
     try:
         for plan in plans:
-            batches.submit(plan, plan.step)
+            batches.submit(plan)
             # A decoding thread that is done needs the interpreter to go on with the next batch.
             time.sleep(0)
             room = batches.room
@@ -46,13 +57,23 @@ def decode_in_order(
         backend.reset()
 
 
-class _InFlight:
-    """Batches that were submitted to a backend, with the steps that they were planned for."""
+class _Submitted(NamedTuple):
+    """A batch that a backend is working on: its plan, its job, and where to note which images were checked."""
 
-    def __init__(self, backend: Backend, guard: CorruptionGuard) -> None:
+    plan: BatchPlan
+    job: ReadJob
+    checked: NDArray[np.bool_]
+
+
+class _InFlight:
+    """Batches that were submitted to a backend, oldest first."""
+
+    def __init__(self, backend: Backend, dataset: Dataset, guard: CorruptionGuard, level_margin: float) -> None:
         self._backend = backend
+        self._dataset = dataset
         self._guard = guard
-        self._submitted: deque[tuple[Step, BatchPlan]] = deque()
+        self._level_margin = level_margin
+        self._submitted: deque[_Submitted] = deque()
 
     def __len__(self) -> int:
         return len(self._submitted)
@@ -60,16 +81,17 @@ class _InFlight:
     @property
     def room(self) -> int:
         """How many batches like the last one the backend needs to be busy."""
-        return self._backend.room(self._submitted[-1][1])
+        return self._backend.room(self._submitted[-1].job)
 
-    def submit(self, plan: BatchPlan, step: Step) -> None:
+    def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch without its damaged samples, as far as they are known."""
-        admitted = self._guard.admit(_with_step(plan, step.decoded))
-        self._backend.submit(admitted)
-        self._submitted.append((step, admitted))
+        plan = self._guard.admit(plan)
+        job, checked = self._guard.must_check(route(self._dataset, plan, margin=self._level_margin))
+        self._backend.submit(job)
+        self._submitted.append(_Submitted(plan, job, checked))
 
     def collect_until(self, left: int) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...]]]:
-        """The oldest batches, until so many are left."""
+        """The oldest batches, until this many are left."""
         while len(self) > left:
             yield self._collect()
 
@@ -78,17 +100,15 @@ class _InFlight:
             try:
                 pixels = self._backend.collect()
             except CorruptImageError as error:
-                # Damage that no checksum told of shows only now. The backend has lost its place: do all again.
+                # Damage shows only now, and the backend has lost its place: do all again without that sample.
                 self._guard.report(error)
                 self._backend.reset()
                 again = list(self._submitted)
                 self._submitted.clear()
-                for step, plan in again:
-                    self.submit(plan, step)
+                for plan, job, checked in again:
+                    self._guard.enter(job, checked)
+                    self.submit(plan)
             else:
-                step, plan = self._submitted.popleft()
-                return _with_step(plan, step), pixels
-
-
-def _with_step(plan: BatchPlan, step: Step) -> BatchPlan:
-    return plan if plan.step is step else plan.replace(step=step)
+                plan, job, checked = self._submitted.popleft()
+                self._guard.enter(job, checked)
+                return plan, pixels

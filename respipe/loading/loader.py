@@ -169,6 +169,7 @@ class Loader:
         self._stall_timeout = check_number("stall_timeout", stall_timeout, least=0)
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
+        self._level_margin = level_margin
         self._dataset = open_dataset(data)
         self._owns_dataset = self._dataset is not data
         self._guard = CorruptionGuard(
@@ -176,7 +177,6 @@ class Loader:
             on_corrupt=on_corrupt,
             budget=corrupt_budget,
             training=training,
-            level_margin=level_margin,
         )
         self._num_threads, self._num_classes = num_threads, _number_of_classes(policy.mix, self._dataset)
         self._plan = RunPlan(schedule, self._dataset, policy, batch_size=batch_size, world_size=self.world_size)
@@ -187,7 +187,6 @@ class Loader:
                 self._dataset,
                 device=self._placement.device,
                 num_threads=num_threads,
-                level_margin=level_margin,
             )
         )
         # The next batch to receive, where the next iteration begins in the epoch, and the batch received last.
@@ -390,7 +389,8 @@ class Loader:
         stream = self._placement.stream
         plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
         with used.lock, torch.cuda.stream(stream):
-            for plan, pixels in self._finished(decode_in_order(used.backend, self._guard, plans)):
+            decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, level_margin=self._level_margin)
+            for plan, pixels in self._finished(decoded):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 labels = None
                 if (column := self._dataset.fields.get("label")) is not None:

@@ -1,4 +1,4 @@
-"""The plan of a batch: which samples, cropped how, at which sizes. Everything a backend needs to know."""
+"""The plan of a batch: which samples, cropped how, at which sizes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ class BatchPlan:
         flips: (B,) bool, whether the crop is mirrored left to right.
         size_boxes: (B, K, 4) float64, a box for each of the K sizes where these are cropped differently; None where
             ``boxes`` serves all of them.
-        levels: (B,) int64, the stored level that each image is read from, 0 the largest; None where that has not been
-            chosen yet.
         copies: (B,) int64, number of each image among all uses of its sample in the epoch; zeros where left out.
         augmentation: operations on the pixels of each image; None for none.
     """
 
     __slots__ = (
-        "augmentation", "boxes", "copies", "epoch", "flips", "indices", "levels", "number", "size_boxes", "step",
+        "augmentation", "boxes", "copies", "epoch", "flips", "indices", "number", "size_boxes", "step",
     )  # fmt: skip
 
     step: Step
@@ -44,7 +42,6 @@ class BatchPlan:
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
     size_boxes: NDArray[np.float64] | None
-    levels: NDArray[np.int64] | None
     copies: NDArray[np.int64]
     augmentation: Augmentation | None
 
@@ -58,14 +55,12 @@ class BatchPlan:
         boxes: NDArray[np.float64],
         flips: NDArray[np.bool_],
         size_boxes: NDArray[np.float64] | None = None,
-        levels: NDArray[np.int64] | None = None,
         copies: NDArray[np.int64] | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
         n = len(indices)
         assert boxes.shape == (n, 4) and flips.shape == (n,), "one box and one flip per image"
         assert size_boxes is None or size_boxes.shape == (n, len(step.sizes), 4), "one box per size"
-        assert levels is None or levels.shape == (n,), "one level per image"
         self.__setstate__(
             {
                 "step": step,
@@ -75,7 +70,6 @@ class BatchPlan:
                 "boxes": boxes,
                 "flips": flips,
                 "size_boxes": size_boxes,
-                "levels": levels,
                 "copies": copies if copies is not None else np.zeros(n, np.int64),
                 "augmentation": augmentation,
             }
@@ -117,7 +111,6 @@ class BatchPlan:
             boxes=self.boxes[rows],
             flips=self.flips[rows],
             size_boxes=self.size_boxes[rows] if self.size_boxes is not None else None,
-            levels=self.levels[rows] if self.levels is not None else None,
             copies=self.copies[rows],
             augmentation=self.augmentation.take(rows) if self.augmentation is not None else None,
         )

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from respipe.backends.base import Backend
-from respipe.backends.reference import ReferenceBackend
 from respipe.backends.registry import make_backend
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
@@ -106,17 +106,18 @@ def pyramid(name: str) -> MemoryDataset:
     return sources.pyramid() if name == "reference" else sources.tiled()
 
 
-def make(name: str, dataset: Dataset, *, num_threads: int = 2, level_margin: float = 1.0) -> Backend:
+def make(name: str, dataset: Dataset, *, num_threads: int = 2) -> Backend:
     device = torch.device("cuda") if name == "dali-gpu" else CPU
-    name = name.removesuffix("-gpu")
-    return make_backend(name, dataset, device=device, num_threads=num_threads, level_margin=level_margin)
+    return make_backend(name.removesuffix("-gpu"), dataset, device=device, num_threads=num_threads)
 
 
-def decode(backend: Backend, batches: Sequence[BatchPlan], *, depth: int = 1) -> list[tuple[torch.Tensor, ...]]:
+def decode(
+    backend: Backend, dataset: Dataset, batches: Sequence[BatchPlan], *, depth: int = 1, margin: float = 1.0
+) -> list[tuple[torch.Tensor, ...]]:
     """The pixels of all batches, with ``depth`` of them in flight."""
     collected = []
     for number, plan in enumerate(batches, start=1):
-        backend.submit(plan)
+        backend.submit(route(dataset, plan, margin=margin))
         if number >= depth:
             collected.append(backend.collect())
     while len(collected) < len(batches):
@@ -125,11 +126,10 @@ def decode(backend: Backend, batches: Sequence[BatchPlan], *, depth: int = 1) ->
 
 
 def decode_with(
-    name: str, dataset: Dataset, batches: Sequence[BatchPlan], **options: int
+    name: str, dataset: Dataset, batches: Sequence[BatchPlan], *, num_threads: int = 2, **options: int
 ) -> list[tuple[torch.Tensor, ...]]:
-    depth = options.pop("depth", 1)
-    with closing(make(name, dataset, **options)) as backend:
-        return decode(backend, batches, depth=depth)
+    with closing(make(name, dataset, num_threads=num_threads)) as backend:
+        return decode(backend, dataset, batches, **options)
 
 
 def tolerance(name: str, dataset: Dataset, plan: BatchPlan) -> tuple[float, float, float]:
@@ -141,10 +141,9 @@ def tolerance(name: str, dataset: Dataset, plan: BatchPlan) -> tuple[float, floa
 
 
 def assert_close_to_oracle(
-    name: str, dataset: Dataset, plan: BatchPlan, pixels: tuple[torch.Tensor, ...], *, level_margin: float = 1.0
+    name: str, dataset: Dataset, plan: BatchPlan, pixels: tuple[torch.Tensor, ...], *, level_margin: int = 1
 ) -> None:
-    with closing(ReferenceBackend(dataset, num_threads=1, level_margin=level_margin)) as oracle:
-        (expected,) = decode(oracle, [plan])
+    (expected,) = decode_with("reference", dataset, [plan], margin=level_margin)
     assert [tuple(tensor.shape) for tensor in pixels] == [(len(plan), size, size, 3) for size in plan.step.sizes]
     for found, wanted in zip(pixels, expected, strict=True):
         assert found.dtype == torch.uint8
@@ -209,7 +208,7 @@ def test_sizes_cropped_each_in_its_own_way_get_the_pixels_of_each_alone(name: st
 @pytest.mark.parametrize("name", BACKENDS)
 def test_level_margin_is_followed(name: str, pyramid: MemoryDataset) -> None:
     plan = make_plan(pyramid, plans.whole, sizes=(16,))
-    (near,), (far,) = (decode_with(name, pyramid, [plan], level_margin=margin) for margin in (1, 8))
+    (near,), (far,) = (decode_with(name, pyramid, [plan], margin=margin) for margin in (1, 8))
     assert not torch.equal(near[0], far[0])
     assert_close_to_oracle(name, pyramid, plan, far, level_margin=8)
 
@@ -255,9 +254,9 @@ def test_collected_pixels_are_never_overwritten(name: str, pyramid: MemoryDatase
     plan = make_plan(pyramid, plans.whole, sizes=(32, 24))
     others = [make_plan(pyramid, plans.random_resized, sizes=(32, 24), seed=seed) for seed in range(6)]
     with closing(make(name, pyramid)) as backend:
-        (kept,) = decode(backend, [plan])
+        (kept,) = decode(backend, pyramid, [plan])
         copy = tuple(tensor.clone() for tensor in kept)
-        decode(backend, others, depth=2)
+        decode(backend, pyramid, others, depth=2)
     assert_equal([kept], [copy])
 
 
@@ -266,10 +265,10 @@ def test_reset_forgets_what_was_not_collected(name: str, pyramid: MemoryDataset)
     first, *others = varied_batches(pyramid)
     with closing(make(name, pyramid)) as backend:
         for plan in others:
-            backend.submit(plan)
+            backend.submit(route(pyramid, plan))
         backend.collect()
         backend.reset()
-        (pixels,) = decode(backend, [first])
+        (pixels,) = decode(backend, pyramid, [first])
     assert_equal([pixels], decode_with(name, pyramid, [first]))
 
 
@@ -294,17 +293,17 @@ def test_a_damaged_image_is_named_and_reset_repairs_the_backend(
     whole = [plan for plan in batches if 4 not in plan.indices]
     damaged = make_plan(pyramid, plans.random_resized, sizes=(32,))
     with closing(make(name, pyramid)) as backend:
-        decode(backend, whole[:1])
+        decode(backend, pyramid, whole[:1])
         for _ in range(2):
-            backend.submit(damaged)
+            backend.submit(route(pyramid, damaged))
             for plan in whole[:num_ahead]:
-                backend.submit(plan)
+                backend.submit(route(pyramid, plan))
             with pytest.raises(CorruptImageError, match=r"memory\.beton: sample 4 \(folder/4\.jpg") as caught:
                 backend.collect()
             assert caught.value.index == 4
             backend.reset()
             sound = [pixels for plan, pixels in zip(batches, expected, strict=True) if 4 not in plan.indices]
-            assert_equal(decode(backend, whole, depth=2), sound)
+            assert_equal(decode(backend, pyramid, whole, depth=2), sound)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -314,11 +313,11 @@ def test_reset_forgets_damage_that_was_not_collected(name: str, pyramid: MemoryD
     pyramid.damage(4)
     damaged = make_plan(pyramid, plans.whole, sizes=(150,))
     with closing(make(name, pyramid)) as backend:
-        backend.submit(sound)
-        backend.submit(damaged)
-        backend.submit(sound)
+        backend.submit(route(pyramid, sound))
+        backend.submit(route(pyramid, damaged))
+        backend.submit(route(pyramid, sound))
         backend.reset()
-        assert_equal(decode(backend, [sound]), expected)
+        assert_equal(decode(backend, pyramid, [sound]), expected)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -327,9 +326,9 @@ def test_closing_ends_every_thread_and_may_be_repeated(name: str, pyramid: Memor
 
     def use() -> None:
         backend = make(name, pyramid)
-        decode(backend, batches[:2])
+        decode(backend, pyramid, batches[:2])
         for plan in batches:
-            backend.submit(plan)
+            backend.submit(route(pyramid, plan))
         backend.close()
         backend.close()
 

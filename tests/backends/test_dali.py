@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import io
-import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,9 @@ from respipe.backends.dali import pipeline as dali_pipeline
 from respipe.backends.dali.backend import DaliBackend
 from respipe.backends.dali.pipeline import DaliPipeline, Variant
 from respipe.backends.reference import crop_and_resize
-from respipe.errors import CorruptImageError, MissingBackendError
+from respipe.backends.registry import make_backend
+from respipe.backends.routing import route
+from respipe.errors import CorruptImageError
 from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
@@ -89,7 +90,7 @@ def test_every_format_gives_upright_rgb(kind: str, rule: BoxRule, tmp_path: Path
     dataset = folder_of(tmp_path, FORMATS[kind])
     plan = make_plan(dataset, rule, sizes=(64,))
     with closing(make(dataset)) as backend:
-        backend.submit(plan)
+        backend.submit(route(dataset, plan))
         ((found,),) = backend.collect()
     upright = decode(FORMATS[kind]).image
     expected = crop_and_resize(upright, plan.boxes[0], hull(plan.boxes)[0], size=64, flip=False)
@@ -105,12 +106,12 @@ def test_a_file_that_is_gone_is_reported_in_its_turn(tmp_path: Path) -> None:
     first, second, third = (make_plan(dataset, plans.whole, sizes=(16,), indices=[index]) for index in range(3))
     with closing(make(dataset)) as backend:
         for plan in (first, second, third):
-            backend.submit(plan)
+            backend.submit(route(dataset, plan))
         (before,) = backend.collect()
         with pytest.raises(CorruptImageError, match="sample 1"):
             backend.collect()
         backend.reset()
-        backend.submit(third)
+        backend.submit(route(dataset, third))
         (after,) = backend.collect()
     assert torch.equal(before, after)  # the same picture
 
@@ -121,7 +122,7 @@ def test_a_file_cut_off_at_its_head_is_corrupt(data: bytes, tmp_path: Path) -> N
     dataset = folder_of(tmp_path, FORMATS["PNG"], FORMATS["BMP"])
     (tmp_path / "class" / "0.jpg").write_bytes(data)
     with closing(make(dataset)) as backend:
-        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
+        backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,))))
         with pytest.raises(CorruptImageError, match="sample 0"):
             backend.collect()
 
@@ -131,7 +132,7 @@ def test_an_image_smaller_than_recorded_is_corrupt(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path, FORMATS["PNG"], FORMATS["BMP"])
     (tmp_path / "class" / "0.jpg").write_bytes(encode(PICTURE.resize((20, 20)), "PNG"))
     with closing(make(dataset)) as backend:
-        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
+        backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,))))
         with pytest.raises(CorruptImageError, match=r"sample 0 .*another size.*20 x 20"):
             backend.collect()
 
@@ -148,7 +149,7 @@ def test_a_failure_that_no_image_causes_is_not_blamed_on_one(monkeypatch: pytest
 
     dataset = sources.pyramid()
     with closing(make(dataset)) as backend:
-        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
+        backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,))))
         monkeypatch.setattr(DaliPipeline, "collect", fail_on_batches)
         with pytest.raises(RuntimeError, match="out of memory"):
             backend.collect()
@@ -174,7 +175,7 @@ def test_errors_of_memory_and_cuda_are_never_blamed_on_an_image(
     dataset = sources.pyramid()
     plan = make_plan(dataset, plans.whole, sizes=(16,))
     with closing(make(dataset)) as backend:
-        backend.submit(plan)
+        backend.submit(route(dataset, plan))
         with monkeypatch.context() as patch:
             # On a machine that has no memory left, each image fails alone, too.
             patch.setattr(DaliPipeline, "collect", fail)
@@ -182,7 +183,7 @@ def test_errors_of_memory_and_cuda_are_never_blamed_on_an_image(
                 backend.collect()
         assert caught.value is error
         backend.reset()
-        backend.submit(plan)
+        backend.submit(route(dataset, plan))
         assert len(backend.collect()[0]) == len(plan)
 
 
@@ -200,7 +201,7 @@ def test_a_pipeline_is_built_once_for_the_largest_batch_planned(monkeypatch: pyt
     with closing(make(dataset)) as backend:
         backend.prepare(7)
         for length in (1, 4, 7, 2):
-            backend.submit(make_plan(dataset, plans.whole, sizes=(16,), indices=list(range(length))))
+            backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,), indices=list(range(length)))))
             assert len(backend.collect()[0]) == length
     assert built == [7]
 
@@ -217,7 +218,7 @@ def test_a_gpu_has_one_pipeline_for_crops_inside_and_outside(monkeypatch: pytest
     dataset = sources.pyramid()
     with closing(make(dataset, torch.device("cuda", 0))) as backend:
         for rule in (plans.whole, plans.over_the_edge, plans.whole):
-            backend.submit(make_plan(dataset, rule, sizes=(16,)))
+            backend.submit(route(dataset, make_plan(dataset, rule, sizes=(16,))))
     assert len(variants) == 1
 
 
@@ -267,7 +268,7 @@ def test_a_gpu_that_has_failed_is_not_blamed_on_an_image(monkeypatch: pytest.Mon
 
     dataset = sources.pyramid()
     with closing(make(dataset)) as backend:
-        backend.submit(make_plan(dataset, plans.whole, sizes=(16,)))
+        backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,))))
         monkeypatch.setattr(DaliPipeline, "collect", fail)
         monkeypatch.setattr(torch.cuda, "synchronize", fail)
         monkeypatch.setattr(backend, "_device", torch.device("cuda", 0))
@@ -281,7 +282,7 @@ def test_a_gpu_that_has_failed_is_not_blamed_on_an_image(monkeypatch: pytest.Mon
 def test_pixels_outlive_the_backend() -> None:
     dataset = sources.tiled()
     backend = make(dataset)
-    backend.submit(make_plan(dataset, plans.whole, sizes=(32,)))
+    backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(32,))))
     (pixels,) = backend.collect()
     copy = pixels.clone()
     backend.close()
@@ -295,7 +296,7 @@ def test_a_backend_dropped_with_batches_in_flight_ends_cleanly() -> None:
         dataset = sources.tiled()
         backend = make(dataset)
         for size in (16, 24, 32):
-            backend.submit(make_plan(dataset, plans.random_resized, sizes=(size,)))
+            backend.submit(route(dataset, make_plan(dataset, plans.random_resized, sizes=(size,))))
         del backend, dataset
 
 
@@ -304,13 +305,7 @@ def test_raw_pixels_are_refused_with_the_remedy() -> None:
     dataset = sources.pyramid()
     dataset.levels[1].raw[3] = True
     with pytest.raises(ValueError, match=r"`backend`.*raw pixels.*'ffcv' or 'reference'"):
-        make(dataset)
-
-
-def test_missing_dali_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(MissingBackendError, match=r"pip install 'respipe\[dali-cuda1[23]\]'$"):
-        make(sources.pyramid())
+        make_backend("dali", dataset, device=CPU, num_threads=1)
 
 
 @needs_dali
@@ -322,11 +317,11 @@ def test_gpu_pixels_lie_on_the_gpu_and_are_safe_to_drop() -> None:
     with closing(make(dataset, device)) as backend:
         expected = []
         for plan in batches:
-            backend.submit(plan)
+            backend.submit(route(dataset, plan))
             expected.append(backend.collect()[0].cpu())
         found = []
         for plan in batches:
-            backend.submit(plan)
+            backend.submit(route(dataset, plan))
         for _ in batches:
             (pixels,) = backend.collect()
             assert pixels.device.type == "cuda"
@@ -353,7 +348,7 @@ def test_a_busy_gpu_changes_no_pixel(load: float, monkeypatch: pytest.MonkeyPatc
         backend.prepare(len(batches[0]))
         quiet = []
         for plan in batches:
-            backend.submit(plan)
+            backend.submit(route(dataset, plan))
             quiet.append(backend.collect()[0].cpu())
             torch.cuda.synchronize()
         for number, plan in enumerate(batches):
@@ -361,7 +356,7 @@ def test_a_busy_gpu_changes_no_pixel(load: float, monkeypatch: pytest.MonkeyPatc
                 with torch.cuda.stream(side):
                     for _ in range(8):  # fills all multiprocessors for some milliseconds
                         factor @ factor
-            backend.submit(plan)
+            backend.submit(route(dataset, plan))
             if number:
                 assert torch.equal(backend.collect()[0].cpu(), quiet[number - 1]), number - 1
         assert torch.equal(backend.collect()[0].cpu(), quiet[-1])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from respipe.backends.ffcv.backend import FfcvBackend
+from respipe.backends.registry import make_backend
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
@@ -33,8 +34,8 @@ def top_left(size: int = 16) -> BatchPlan:
 
 
 def pixels(dataset: MemoryDataset, plan: BatchPlan) -> torch.Tensor:
-    with closing(FfcvBackend(dataset, num_threads=2, level_margin=1.5)) as backend:
-        backend.submit(plan)
+    with closing(make_backend("ffcv", dataset, device=torch.device("cpu"), num_threads=2)) as backend:
+        backend.submit(route(dataset, plan, margin=1.5))
         return backend.collect()[0]
 
 

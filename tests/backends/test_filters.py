@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
-from respipe.backends.filters import reach, triangle_filter
+from respipe.backends.compiled.filters import reach, triangle_filter
 
 lengths, sizes = st.integers(1, 300), st.integers(1, 70)
 

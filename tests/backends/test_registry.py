@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from respipe.backends import registry as select
-from respipe.backends.pool.compiled import announce_compilation
+from respipe.backends import registry
 from respipe.backends.registry import available_backends, make_backend
 from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Dataset
@@ -35,11 +36,14 @@ class Chosen:
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The engines that seem to be installed; none of them is needed or built."""
     engines: set[str] = set()
-    monkeypatch.setattr(select, "_is_installed", lambda name: name == "reference" or name in engines)
-    builders = {"tiles": "TilesBackend", "ffcv": "FfcvBackend", "dali": "DaliBackend", "reference": "ReferenceBackend"}
-    for name, builder in builders.items():
-        monkeypatch.setattr(select, builder, lambda dataset, name=name, **options: Chosen(name, dataset, options))
+    monkeypatch.setattr(registry, "_is_installed", lambda spec: spec.name == "reference" or spec.name in engines)
+    stand_ins = {name: dataclasses.replace(spec, build=chosen(name)) for name, spec in registry.specs().items()}
+    monkeypatch.setattr(registry, "specs", lambda: stand_ins)
     return engines
+
+
+def chosen(name: str) -> Callable[..., Chosen]:
+    return lambda dataset, **options: Chosen(name, dataset, options)
 
 
 @pytest.fixture
@@ -95,21 +99,6 @@ def test_tiles_are_not_looked_for_in_files_without_them(pyramid: MemoryDataset) 
         make_backend("tiles", pyramid, device=CPU, num_threads=1)
 
 
-def test_compiling_is_announced_unless_its_result_is_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from respipe.backends.tiles.kernel import decode_images
-
-    version = f"py{sys.version_info.major}{sys.version_info.minor}"
-    function = SimpleNamespace(
-        __module__=decode_images.__module__, __name__="decode_images", stats=SimpleNamespace(cache_path=str(tmp_path))
-    )
-    announce_compilation(function)
-    assert "Compiling respipe.backends.tiles.kernel.decode_images" in caplog.text
-    caplog.clear()
-    (tmp_path / f"kernel.decode_images-12.{version}.nbi").touch()
-    announce_compilation(function)
-    assert not caplog.text
-
-
 @pytest.mark.parametrize(("engines", "choice"), [({"ffcv", "dali"}, "ffcv"), ({"dali"}, "reference")])
 def test_auto_never_gives_raw_pixels_to_dali(
     engines: set[str], choice: str, installed: set[str], pyramid: MemoryDataset
@@ -132,10 +121,10 @@ def test_a_slow_choice_comes_with_the_command_for_a_faster_one(
 
 def test_arguments_reach_the_backend(installed: set[str], pyramid: MemoryDataset) -> None:
     assert not installed
-    backend = make_backend("dali", pyramid, device=GPU, num_threads=3, level_margin=1.5)
+    backend = make_backend("dali", pyramid, device=GPU, num_threads=3)
     assert isinstance(backend, Chosen)
     assert backend.dataset is pyramid
-    assert backend.options == {"device": GPU, "num_threads": 3, "level_margin": 1.5}
+    assert backend.options == {"device": GPU, "num_threads": 3}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +143,6 @@ def test_an_unknown_name_is_refused(pyramid: MemoryDataset) -> None:
 def test_an_engine_asked_for_by_name_must_be_there(pyramid: MemoryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.setitem(sys.modules, "respipe.backends.ffcv.kernel", None)
-    monkeypatch.delattr("respipe.backends.ffcv.kernel", raising=False)
     for name in ("dali", "ffcv"):
         with pytest.raises(MissingBackendError, match=r"pip install 'respipe\["):
             make_backend(name, pyramid, device=CPU, num_threads=1)
@@ -169,3 +157,25 @@ def test_every_backend_is_listed_with_version_or_command(monkeypatch: pytest.Mon
     for status in available_backends():
         assert status.installed == (status.name == "reference")
         assert status.installed or (status.version is None and status.note.startswith("pip install "))
+
+
+def test_another_package_offers_a_backend_as_an_entry_point(
+    pyramid: MemoryDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = registry.specs()["reference"]
+    spec = dataclasses.replace(ours, name="ours", build=chosen("ours"))
+    named = {"ours": spec, "twice": ours, "broken": None}
+
+    def load(entry: EntryPoint) -> object:
+        if named[entry.name] is None:
+            raise ImportError("no such module")
+        return named[entry.name]
+
+    entries = [EntryPoint(name, f"package.{name}:SPEC", registry.ENTRY_POINTS) for name in named]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    monkeypatch.setattr(EntryPoint, "load", load)
+    monkeypatch.setattr(registry, "specs", registry.specs.__wrapped__)
+    assert make_backend("ours", pyramid, device=CPU, num_threads=1).name == "ours"
+    assert registry.specs()["reference"] is ours
+    assert "package.twice:SPEC is not a BackendSpec of a new name" in caplog.text
+    assert "package.broken:SPEC of another package cannot be loaded" in caplog.text

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from respipe.backends.reference import ReferenceBackend
+from respipe.backends.base import ReadJob
+from respipe.backends.pool import PooledBackend
+from respipe.backends.reference import decode as decode_part
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.decoding import decode_in_order
@@ -36,13 +39,13 @@ def plans(dataset: MemoryDataset, *, batch_size: int = 4, size: int = 16, decima
 def guard(
     dataset: MemoryDataset, on_corrupt: OnCorrupt = "raise", *, budget: int = 10, training: bool = True
 ) -> CorruptionGuard:
-    return CorruptionGuard(dataset, on_corrupt=on_corrupt, budget=budget, training=training, level_margin=1.0)
+    return CorruptionGuard(dataset, on_corrupt=on_corrupt, budget=budget, training=training)
 
 
 def decode(dataset: MemoryDataset, corruption_guard: CorruptionGuard) -> list[tuple[list[int], torch.Tensor]]:
-    backend = ReferenceBackend(dataset, num_threads=2)
+    backend = PooledBackend("reference", dataset, decode_part, num_threads=2)
     try:
-        decoded = decode_in_order(backend, corruption_guard, plans(dataset))
+        decoded = decode_in_order(backend, dataset, corruption_guard, plans(dataset))
         return [(plan.indices.tolist(), images[0]) for plan, images in decoded]
     finally:
         backend.close()
@@ -124,7 +127,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, object], field: str) -
     with pytest.raises(ValueError, match=field):
         CorruptionGuard(
             dataset,
-            **({"on_corrupt": "raise", "budget": 1, "training": True, "level_margin": 1.0} | arguments),  # type: ignore[arg-type]
+            **({"on_corrupt": "raise", "budget": 1, "training": True} | arguments),  # type: ignore[arg-type]
         )
 
 
@@ -134,10 +137,10 @@ def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damag
 ) -> None:
     dataset = MemoryDataset([(40, 30)] * 12, checksums=checksums)
     dataset.damage(5)
-    backend = ReferenceBackend(dataset, num_threads=2)
+    backend = PooledBackend("reference", dataset, decode_part, num_threads=2)
     try:
         planned = plans(dataset, size=8, decimation=2)
-        decoded = list(decode_in_order(backend, guard(dataset, "quarantine"), planned))
+        decoded = list(decode_in_order(backend, dataset, guard(dataset, "quarantine"), planned))
     finally:
         backend.close()
     assert all(plan.step == Step((8,), 4, decimation=2) for plan, _ in decoded)
@@ -146,17 +149,17 @@ def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damag
     assert all(torch.equal(one, sound[index]) for index, one in found.items())
 
 
-class CountingBackend(ReferenceBackend):
+class CountingBackend(PooledBackend):
     """Remembers the most batches that were in flight at once, and how many were at each ``collect``."""
 
     def __init__(self, dataset: MemoryDataset) -> None:
-        super().__init__(dataset, num_threads=2)
+        super().__init__("reference", dataset, decode_part, num_threads=2)
         self.in_flight = self.most = 0
 
-    def submit(self, plan: BatchPlan) -> None:
+    def submit(self, job: ReadJob) -> None:
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
-        super().submit(plan)
+        super().submit(job)
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         self.in_flight -= 1
@@ -168,7 +171,7 @@ def test_more_batches_are_in_flight_the_smaller_they_are(size: int, most: int) -
     dataset = MemoryDataset([(40, 30)] * 48)
     with closing(CountingBackend(dataset)) as backend:
         planned = plans(dataset, size=size)
-        assert backend.room(planned[0]) == most
-        found = [plan for plan, _ in decode_in_order(backend, guard(dataset), planned)]
+        assert backend.room(route(dataset, planned[0])) == most
+        found = [plan for plan, _ in decode_in_order(backend, dataset, guard(dataset), planned)]
         assert (backend.most, backend.in_flight) == (most, 0)
     assert [plan.number for plan in found] == list(range(12))

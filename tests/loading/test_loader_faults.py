@@ -223,8 +223,7 @@ class StalledDataset(MemoryDataset):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("respipe.loading.prefetch._JOIN_SECONDS", 0.05)
-    monkeypatch.setattr("respipe.backends.pool.ranges.PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr("respipe.backends.pool.daemon.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("respipe.backends.pool.PATIENCE_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -258,8 +257,8 @@ def test_a_stalled_loader_closes_in_bounded_time() -> None:
 
 def test_the_interpreter_leaves_while_a_thread_hangs() -> None:
     program = (
-        "import respipe.loading.prefetch, respipe.backends.pool.ranges\n"
-        "respipe.loading.prefetch._JOIN_SECONDS = respipe.backends.pool.ranges.PATIENCE_SECONDS = 0.1\n"
+        "import respipe.loading.prefetch, respipe.backends.pool\n"
+        "respipe.loading.prefetch._JOIN_SECONDS = respipe.backends.pool.PATIENCE_SECONDS = 0.1\n"
         "from tests.loading.test_loader_faults import StalledDataset, WorkerLostError, make\n"
         "dataset = StalledDataset()\n"
         "dataset.stalls = True\n"

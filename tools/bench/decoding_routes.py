@@ -13,7 +13,6 @@ from nvidia.dali import fn, pipeline_def, types
 
 from respipe.backends.dali.backend import pipeline as dali_pipeline
 from respipe.backends.dali.pipeline import crops_of, to_torch
-from respipe.backends.encoded import EncodedCrops
 from respipe.backends.routing import route
 from respipe.planning.batch import BatchPlan
 from respipe.planning.run import RunPlan
@@ -95,10 +94,9 @@ class StoredLevels:
 
     def _inputs(self, dataset: Repeated, plan: BatchPlan) -> Inputs:
         """Encoded images, the crops' corners in what is decoded (y, x), and the regions to decode, if not all."""
-        routed = route(dataset.levels, plan, margin=self._settings.level_margin)
+        routed = route(dataset, plan, margin=self._settings.level_margin)
         images = [dataset.encoded(*place) for place in zip(plan.indices.tolist(), routed.levels.tolist(), strict=True)]
-        encoded = EncodedCrops(images=images, boxes=routed.boxes, hulls=routed.hulls, covers=routed.covers)
-        crops = crops_of(encoded, plan.flips, 0)
+        crops = crops_of(routed, 0)
         anchors, shapes = (np.ascontiguousarray(part, np.int32) for part in np.split(routed.covers, 2, axis=1))
         if self._decoding == "whole":
             return images, crops.starts + anchors.astype(np.float32), crops.ends + anchors.astype(np.float32)

@@ -82,7 +82,7 @@ class Respipe:
             flips=np.zeros(len(indices), np.bool_),
         )
         backend = make_backend(self._backend, dataset, **self._engine_options())
-        backend.submit(plan)
+        backend.submit(route(dataset, plan, margin=self._settings.level_margin))
         (pixels,) = backend.collect()
         backend.close()
         bytes_read = float(np.mean(self._bytes_read(dataset, plan)))
@@ -101,7 +101,7 @@ class Respipe:
 
     def _bytes_read(self, dataset: Dataset, plan: BatchPlan) -> list[int]:
         """Encoded bytes that each crop of a plan is decoded from."""
-        routed = route(dataset.levels, plan, margin=self._settings.level_margin)
+        routed = route(dataset, plan, margin=self._settings.level_margin)
         stored = [
             dataset.encoded(index, level)
             for index, level in zip(plan.indices.tolist(), routed.levels.tolist(), strict=True)
@@ -114,7 +114,6 @@ class Respipe:
         return {
             "device": torch.device(self._settings.device),
             "num_threads": self._settings.num_threads,
-            "level_margin": self._settings.level_margin,
         }
 
 

@@ -152,7 +152,7 @@ class BetonCases:
     def _right(self, dataset: BetonDataset, plan: object, row: int, found: NDArray[np.uint8]) -> bool:
         from respipe.backends.routing import route
 
-        routed = route(dataset.levels, plan)  # pyright: ignore[reportArgumentType]
+        routed = route(dataset, plan)  # pyright: ignore[reportArgumentType]
         index = int(plan.indices[row])  # pyright: ignore[reportAttributeAccessIssue]
         number, box, late = int(routed.levels[row]), routed.boxes[row, 0], self._target == "tiles"
         level = dataset.levels[number]

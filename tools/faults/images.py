@@ -14,6 +14,7 @@ from PIL import Image
 
 from respipe.backends.base import Backend
 from respipe.backends.registry import make_backend
+from respipe.backends.routing import route
 from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
@@ -185,7 +186,7 @@ class ImageCases:
             boxes=box[None],
             flips=np.zeros(1, np.bool_),
         )
-        self._backend.submit(plan)
+        self._backend.submit(route(self._dataset, plan))
         try:
             found = self._backend.collect()[0][0].numpy()
         except CorruptImageError:

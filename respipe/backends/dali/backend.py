@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
+from respipe.backends.base import ReadJob, corrupt_row
 from respipe.backends.dali.pipeline import DaliPipeline, Variant, blames_the_machine, import_dali
-from respipe.backends.encoded import CropReader, EncodedCrops
-from respipe.backends.reference import corrupt_image, decode_upright
-from respipe.backends.routing import Route, route
+from respipe.backends.encoded import CropReader
+from respipe.backends.reference import decode_upright
 from respipe.errors import CorruptImageError
-from respipe.planning.batch import BatchPlan
-from respipe.storage.dataset import Dataset
+from respipe.storage.dataset import Bytes, Dataset
 
 
 class DaliBackend:
@@ -31,26 +31,18 @@ class DaliBackend:
         dataset: where the images are.
         num_threads: threads of each pipeline, and for reading and cutting.
         device: a CUDA device decodes and resizes there.
-        level_margin: see :func:`respipe.backends.routing.route`.
 
     Raises:
-        MissingBackendError: DALI is not installed.
-        ValueError: some samples are stored as raw pixels.
+        ImportError: DALI is not installed.
     """
 
     name = "dali"
 
-    def __init__(self, dataset: Dataset, *, num_threads: int, device: torch.device, level_margin: float = 1.0) -> None:
-        if any(level.raw.any() for level in dataset.levels):
-            raise ValueError(
-                f"`backend` 'dali' must be given encoded images; got raw pixels in {dataset.path}. Choose "
-                "backend='ffcv' or 'reference', or convert the images again as JPEG."
-            )
+    def __init__(self, dataset: Dataset, *, num_threads: int, device: torch.device) -> None:
         import_dali()
         self._dataset = dataset
         self._num_threads = num_threads
         self._device = device
-        self._level_margin = level_margin
         self._pipelines: dict[Variant, DaliPipeline] = {}
         self._max_images = 1
         self._failed = False
@@ -58,35 +50,32 @@ class DaliBackend:
         self._batches: deque[_Batch | CorruptImageError] = deque()
         self._reader = CropReader(dataset, num_threads=num_threads)
 
-    def room(self, plan: BatchPlan) -> int:
+    def room(self, job: ReadJob) -> int:
         """See :class:`respipe.backends.base.Backend`; threads of DALI's own see to the rest."""
         return 2
 
     def prepare(self, max_images: int) -> None:
-        """Build pipelines for batches of up to so many images; see :class:`respipe.backends.base.Backend`."""
+        """Build pipelines for batches of up to this many images."""
         self._max_images = max(self._max_images, max_images)
 
-    def submit(self, plan: BatchPlan) -> None:
+    def submit(self, job: ReadJob) -> None:
         """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
-        routed = route(self._dataset.levels, plan, margin=self._level_margin)
         try:
-            encoded = self._reader.read(plan, routed)
+            images, cut = self._reader.read(job)
         except CorruptImageError as error:
             self._batches.append(error)
             return
-        nested = bool((routed.boxes != routed.boxes[:, :1]).any())
-        variant = Variant(
-            len(plan.step.sizes), padded=self._device.type == "cuda" or _reach_outside(routed), nested=nested
-        )
+        nested = bool((job.boxes != job.boxes[:, :1]).any())
+        variant = Variant(len(job.sizes), padded=self._device.type == "cuda" or _reach_outside(job), nested=nested)
         pipeline = None
-        if len(plan):
-            pipeline = self._pipeline(variant, len(plan))
+        if len(job):
+            pipeline = self._pipeline(variant, len(job))
             try:
-                pipeline.submit(encoded, plan.flips, plan.step.sizes)
+                pipeline.submit(images, cut)
             except BaseException:
                 self._failed = True  # fed in part: what it is fed next would meet inputs of this batch
                 raise
-        self._batches.append(_Batch(plan=plan, routed=routed, encoded=encoded, variant=variant, pipeline=pipeline))
+        self._batches.append(_Batch(job=cut, images=images, variant=variant, pipeline=pipeline))
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch; see :class:`respipe.backends.base.Backend`."""
@@ -94,7 +83,7 @@ class DaliBackend:
         if isinstance(batch, CorruptImageError):
             raise batch
         if batch.pipeline is None:
-            shapes = [(0, size, size, 3) for size in batch.plan.step.sizes]
+            shapes = [(0, size, size, 3) for size in batch.job.sizes]
             return tuple(torch.empty(shape, dtype=torch.uint8, device=self._device) for shape in shapes)
         try:
             return batch.pipeline.collect()
@@ -149,11 +138,9 @@ class DaliBackend:
             return self._first_that_fails(batch, probe)
 
     def _first_that_fails(self, batch: _Batch, probe: DaliPipeline) -> CorruptImageError | None:
-        for row in range(len(batch.plan)):
-            index, level = int(batch.plan.indices[row]), int(batch.routed.levels[row])
-            alone = batch.encoded.row(row)
+        for row in range(len(batch.job)):
             try:
-                probe.submit(alone, batch.plan.flips[row : row + 1], batch.plan.step.sizes)
+                probe.submit(batch.images[row : row + 1], batch.job.row(row))
                 probe.collect()
                 continue
             except RuntimeError as error:
@@ -161,10 +148,10 @@ class DaliBackend:
                     raise
                 reason = "DALI does not take it, though Pillow does; convert it to JPEG, or choose backend='reference'"
             try:
-                decode_upright(self._dataset, index, level)
+                decode_upright(self._dataset, int(batch.job.indices[row]), int(batch.job.levels[row]))
             except CorruptImageError as error:
                 return error
-            return corrupt_image(self._dataset, index, level, reason)
+            return corrupt_row(self._dataset, batch.job, row, reason)
         return None
 
 
@@ -173,20 +160,19 @@ class _Batch:
     """A submitted batch.
 
     Args:
-        plan, routed: what was asked for.
-        encoded: what DALI was given.
+        job: what is asked of DALI, with crops in pixels of ``images``.
+        images: what it was given.
         variant: of the pipeline.
         pipeline: where it is being decoded; None for a batch without images.
     """
 
-    plan: BatchPlan
-    routed: Route
-    encoded: EncodedCrops
+    job: ReadJob
+    images: Sequence[Bytes]
     variant: Variant
     pipeline: DaliPipeline | None
 
 
-def _reach_outside(routed: Route) -> bool:
+def _reach_outside(job: ReadJob) -> bool:
     """Whether any crop reaches over the edge of its image."""
-    covers = routed.covers
-    return bool((covers[:, :2] < 0).any() or (covers[:, :2] + covers[:, 2:] > routed.shapes).any())
+    start, stop = job.covers[:, :2], job.covers[:, :2] + job.covers[:, 2:]
+    return bool((start < 0).any() or (stop[:, 0] > job.rows["height"]).any() or (stop[:, 1] > job.rows["width"]).any())

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from respipe.backends.encoded import EncodedCrops
-from respipe.errors import MissingBackendError
+from respipe.backends.base import ReadJob
 from respipe.storage.dataset import Bytes
 
 # Share of the JPEGs that a GPU's hardware engine decodes, where there is one. All: it and the CUDA decoder round
@@ -42,16 +41,16 @@ class Crops:
     ends: NDArray[np.float32]
 
 
-def crops_of(encoded: EncodedCrops, flips: NDArray[np.bool_], number: int) -> Crops:
-    """Translate the crops of encoded images at one of their sizes, and (B,) flips."""
-    boxes = encoded.boxes[:, number]
-    anchors, shapes = encoded.hulls[:, number, :2], encoded.hulls[:, number, 2:]
+def crops_of(job: ReadJob, number: int) -> Crops:
+    """Translate the crops and flips of a job at one of its sizes."""
+    boxes, flips = job.boxes[:, number], job.flips
+    anchors, shapes = job.hulls[:, number, :2], job.hulls[:, number, 2:]
     # The hull forgives a box that leaves it by a rounding error; DALI would not.
     starts = np.maximum(boxes[:, :2] - anchors, 0.0)
     ends = np.minimum(boxes[:, :2] + boxes[:, 2:] - anchors, shapes)
     starts[flips, 1], ends[flips, 1] = ends[flips, 1], starts[flips, 1]
     return Crops(
-        anchors=np.ascontiguousarray(anchors - encoded.covers[:, :2], np.int32),
+        anchors=np.ascontiguousarray(anchors - job.covers[:, :2], np.int32),
         shapes=np.ascontiguousarray(shapes, np.int32),
         starts=np.ascontiguousarray(starts, np.float32),
         ends=np.ascontiguousarray(ends, np.float32),
@@ -86,9 +85,6 @@ class DaliPipeline:
         max_batch_size: images that one batch may have.
         num_threads: threads that decode and resize.
         device: where the pixels end up; on a CUDA device DALI decodes and resizes there too.
-
-    Raises:
-        MissingBackendError: DALI is not installed.
     """
 
     def __init__(self, variant: Variant, *, max_batch_size: int, num_threads: int, device: torch.device) -> None:
@@ -102,19 +98,19 @@ class DaliPipeline:
         self._copying: tuple[torch.cuda.Event, Any] | None = None
         _pipes.add(self._pipe)
 
-    def submit(self, encoded: EncodedCrops, flips: NDArray[np.bool_], sizes: Sequence[int]) -> None:
-        """Start a batch: encoded images with their crops, which to mirror, and the sides to resize them to."""
-        self._pipe.feed_input("images", list(encoded.images))
-        self._pipe.feed_input("anchors", np.ascontiguousarray(encoded.covers[:, :2], np.int32))
-        self._pipe.feed_input("shapes", np.ascontiguousarray(encoded.covers[:, 2:], np.int32))
+    def submit(self, images: Sequence[Bytes], job: ReadJob) -> None:
+        """Start a batch: encoded images, and the job with crops in pixels of these images."""
+        self._pipe.feed_input("images", list(images))
+        self._pipe.feed_input("anchors", np.ascontiguousarray(job.covers[:, :2], np.int32))
+        self._pipe.feed_input("shapes", np.ascontiguousarray(job.covers[:, 2:], np.int32))
         for number in range(self._variant.num_crops):
-            crops = crops_of(encoded, flips, number)
+            crops = crops_of(job, number)
             for name in Crops.__slots__ if self._variant.nested else _FLOATS:
                 self._pipe.feed_input(f"{name}_{number}", getattr(crops, name))
-        for number, size in enumerate(sizes):
-            self._pipe.feed_input(f"size_{number}", np.full((len(encoded.images), 2), size, np.float32))
+        for number, size in enumerate(job.sizes):
+            self._pipe.feed_input(f"size_{number}", np.full((len(images), 2), size, np.float32))
         self._pipe.schedule_run()
-        self._in_flight.append(encoded.images)
+        self._in_flight.append(images)
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch: a (B, S, S, 3) uint8 tensor for each size, which later batches do not overwrite.
@@ -250,21 +246,5 @@ def blames_the_machine(error: Exception) -> bool:
 
 
 def import_dali() -> Any:
-    """The package ``nvidia.dali``.
-
-    Raises:
-        MissingBackendError: it is not installed.
-    """
-    try:
-        return importlib.import_module("nvidia.dali")
-    except ImportError as error:
-        raise MissingBackendError(
-            f"backend='dali' needs NVIDIA DALI, which cannot be imported here ({error}). Install it with: "
-            f"pip install 'respipe[{dali_extra()}]'"
-        ) from error
-
-
-def dali_extra() -> str:
-    """The extra of this package that installs the DALI for torch's CUDA version."""
-    cuda = torch.version.cuda
-    return "dali-cuda12" if cuda is not None and cuda.startswith("12") else "dali-cuda13"
+    """The package ``nvidia.dali``; raises ImportError where it is not installed."""
+    return importlib.import_module("nvidia.dali")

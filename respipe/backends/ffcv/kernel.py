@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
-import numba
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from respipe.backends.base import Crops, Outputs, ReadJob, corrupt_row
+from respipe.backends.compiled.memory import buffer_table, output_of, output_table, stored_bytes
 from respipe.backends.ffcv.resample import resample
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.cut import CUT, DAMAGED, cut_crop
+from respipe.storage.dataset import Dataset
 
 
 def _ffcv_library() -> ctypes.CDLL:
@@ -55,51 +58,48 @@ _decompress = _function(_LIBRARY, "tjDecompress2", types.int32, *[types.uintp] *
 _SHIFT = 8
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def decode_images(
-    memory: NDArray[np.uint8],
-    stored: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    hulls: NDArray[np.int64],
-    covers: NDArray[np.int64],
-    flips: NDArray[np.bool_],
-    outputs: tuple[NDArray[np.uint8], ...],
-) -> int:
+def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
+    """Fill in a range of a batch; a :data:`respipe.backends.base.Decoder`."""
+    buffers = dataset.buffers
+    failed = decode_images(buffer_table(buffers, job, part), job.crops(part), output_table(outputs, part))
+    if failed >= 0:
+        damage = "its size or its restart markers are wrong, or libjpeg-turbo reports damaged data"
+        raise corrupt_row(dataset, job, part.start + failed, damage)
+
+
+@compiled
+def decode_images(buffers: NDArray[np.int64], crops: Crops, outputs: NDArray[np.int64]) -> int:
     """Decode, crop, resize and mirror a range of images.
 
     Args:
-        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.pool.compiled.DecodeImages`.
+        buffers: table of :func:`respipe.backends.compiled.memory.buffer_table`.
+        crops: where the images are, and their crops.
+        outputs: table of :func:`respipe.backends.compiled.memory.output_table`, whose arrays are filled.
 
     Returns:
-        the first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
+        The first row whose JPEG cannot be decoded, or -1. Rows from there on are not filled.
     """
+    if len(crops.rows) == 0:
+        return -1
     decoder = _new_decoder()
-    failed = _decode_rows(decoder, memory, stored, boxes, hulls, covers, flips, outputs)
+    failed = _decode_rows(decoder, buffers, crops, outputs)
     _free_decoder(decoder)
     return failed
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _decode_rows(
-    decoder: int,
-    memory: NDArray[np.uint8],
-    stored: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    hulls: NDArray[np.int64],
-    covers: NDArray[np.int64],
-    flips: NDArray[np.bool_],
-    outputs: tuple[NDArray[np.uint8], ...],
-) -> int:
-    pixels = np.empty(_SHIFT + max(1, 3 * (stored[:, 2] * stored[:, 3]).max()), np.uint8)[_SHIFT:]
-    encoded = np.empty(stored[:, 1].max(), np.uint8)
+@compiled
+def _decode_rows(decoder: int, buffers: NDArray[np.int64], crops: Crops, outputs: NDArray[np.int64]) -> int:
+    rows, covers = crops.rows, crops.covers
+    pixels = np.empty(_SHIFT + max(1, 3 * (rows["height"] * rows["width"]).max()), np.uint8)[_SHIFT:]
+    encoded = np.empty(rows["length"].max(), np.uint8)
     box, box_hull = np.empty(4, np.float64), np.empty(4, np.int64)
-    for i in range(len(stored)):
-        offset, length, height, width = stored[i, 0], stored[i, 1], stored[i, 2], stored[i, 3]
-        data = memory[offset : offset + length]
+    for i in range(len(rows)):
+        height, width = rows[i].height, rows[i].width
+        data = stored_bytes(buffers, rows[i])
         top, left = 0, 0
-        if stored[i, 4] == 1:
+        if rows[i].raw == 1:
             image = pixels[: 3 * height * width].reshape(height, width, 3)
-            # Only the rows of the crop; a view would not do, since it is read-only and decoded pixels are not.
+            # Only the rows of the crop, which no decoder needs.
             first, stop = max(covers[i, 0], 0), min(covers[i, 0] + covers[i, 2], height)
             image[first:stop] = data.reshape(height, width, 3)[first:stop]
         else:
@@ -108,17 +108,17 @@ def _decode_rows(
             if height == 0:
                 return i
             image = pixels[: 3 * height * width].reshape(height, width, 3)
-        for number, output in enumerate(outputs):
-            box[:], box_hull[:] = boxes[i, number], hulls[i, number]
+        for number in range(len(outputs)):
+            box[:], box_hull[:] = crops.boxes[i, number], crops.hulls[i, number]
             box[0] -= top
             box[1] -= left
             box_hull[0] -= top
             box_hull[1] -= left
-            resample(image, box, box_hull, flips[i], output[i])
+            resample(image, box, box_hull, crops.flips[i], output_of(outputs, number, i))
     return -1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _decode_crop(
     decoder: int,
     data: NDArray[np.uint8],

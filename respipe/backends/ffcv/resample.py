@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.ffcv.lanes import LANES, PIXELS, ROWS, weigh_pixels
-from respipe.backends.filters import reach, triangle_filter
+from respipe.backends.compiled.filters import reach, triangle_filter
+from respipe.backends.ffcv.vectors import LANES, PIXELS, ROWS, weigh_pixels
+from respipe.jpeg.compilation import compiled, compiled_with_fast_math
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@compiled_with_fast_math
 def resample(
     image: NDArray[np.uint8], box: NDArray[np.float64], hull: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]
 ) -> None:
@@ -45,7 +45,7 @@ def resample(
             _round(sums[y - start, : 3 * size], lines[y])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _vectors(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights as ``weigh_pixels`` takes them: repeated for each channel, zero in the lanes between."""
     size, num_taps = weights.shape
@@ -57,7 +57,7 @@ def _vectors(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@compiled_with_fast_math
 def _weigh_rows(source: NDArray[np.uint8], first: int, weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Write a weighted sum of rows to the beginning of ``out``, two at a time to spare memory accesses."""
     row = out[: source.shape[1]]
@@ -77,7 +77,7 @@ def _weigh_rows(source: NDArray[np.uint8], first: int, weights: NDArray[np.float
                 row[i] += weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@compiled_with_fast_math
 def _round(sums: NDArray[np.float32], line: NDArray[np.uint8]) -> None:
     """Round numbers of at least 0 and less than 255.5."""
     for i in range(len(line)):

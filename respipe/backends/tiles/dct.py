@@ -6,12 +6,12 @@ vector.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.tiles.intrinsics import add_scaled, store_pixels
 from respipe.backends.tiles.simd import BAND
+from respipe.jpeg.compilation import compiled, compiled_with_fast_math
 
 
 def _basis() -> NDArray[np.float32]:
@@ -36,7 +36,7 @@ BASIS = _basis()
 """(64,) float32: orthonormal cosines, [frequency][sample]."""
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def quantized_cosines(quantizers: NDArray[np.float32], cosines: NDArray[np.float32]) -> None:
     """What a coefficient of 1 adds to the eight samples of its column.
 
@@ -54,7 +54,7 @@ _O1, _O3, _O5, _O7 = BASIS[8], BASIS[9], BASIS[10], BASIS[11]
 _E0 = BASIS[0]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@compiled_with_fast_math
 def store_block(block: NDArray[np.float32], plane: NDArray[np.uint8], at: int) -> None:
     """Transform a block along its rows, and store its pixels.
 
@@ -86,7 +86,7 @@ def store_block(block: NDArray[np.float32], plane: NDArray[np.uint8], at: int) -
     store_pixels(block, plane, at, BAND)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@compiled_with_fast_math
 def flat_pixel(mean: float) -> np.uint8:
     """The pixels of a block that consists of its mean alone, which is given after the transform along one axis."""
     value = np.float32(128.5) + _E0 * np.float32(mean)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from respipe.backends.tiles import entropy
 from respipe.backends.tiles.dct import COLUMNS, flat_pixel, store_block
 from respipe.backends.tiles.intrinsics import add_scaled, load_word, spread, store_flat
 from respipe.backends.tiles.simd import BAND
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.compiled_header import Layout, interval_bounds
 
 
@@ -42,7 +42,7 @@ class Planes(NamedTuple):
     end: int
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def lay_out_planes(layout: Layout, region: Region) -> Planes:
     """Lay out the planes of a region."""
     across, down = region.right - region.left, region.bottom - region.top
@@ -51,13 +51,13 @@ def lay_out_planes(layout: Layout, region: Region) -> Planes:
     return Planes(across * layout.mcu_width, 8 * across, blue, blue + chroma, blue + 2 * chroma)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _samples(height: int, width: int) -> int:
     """Samples of a plane of whole bands."""
     return (height + BAND - 1) // BAND * BAND * width
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def covering_region(layout: Layout, top: int, left: int, bottom: int, right: int) -> Region:
     """The MCUs that a part of the image draws on, with those that chroma upsampling at its edge looks at."""
     high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
@@ -69,7 +69,7 @@ def covering_region(layout: Layout, top: int, left: int, bottom: int, right: int
     )
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _block_places(layout: Layout, planes: Planes, row: int, places: NDArray[np.int64]) -> None:
     """Where the blocks of a row of MCUs are.
 
@@ -87,12 +87,12 @@ def _block_places(layout: Layout, planes: Planes, row: int, places: NDArray[np.i
         places[wide * high + component - 1] = component, start + _place(8 * row, 0, planes.chroma_columns), 8 * BAND
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _place(y: int, x: int, width: int) -> int:
     return (y // BAND * width + x) * BAND + y % BAND
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _covered_intervals(data: NDArray[np.uint8], layout: Layout, region: Region) -> NDArray[np.int64]:
     """The intervals that a region touches.
 
@@ -117,7 +117,7 @@ def _covered_intervals(data: NDArray[np.uint8], layout: Layout, region: Region) 
     return intervals[:count]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def decode_region(  # noqa: C901, PLR0915 - in one piece: handing on arrays at every block doubles the time
     data: NDArray[np.uint8],
     layout: Layout,

@@ -13,11 +13,11 @@ The next 11 bits tell the next coefficient, and where they suffice the one behin
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.tiles.intrinsics import CHUNK, copy_chunk
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 
 _SHORT_BITS = 11
@@ -83,74 +83,74 @@ def _in_pairs(entries: list[int]) -> list[int]:
 # Numba inlines these; on scalars they cost nothing.
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def short_code(buffer: np.uint64) -> np.uint64:
     """Where in a part of the look-up table the next bits are found."""
     return buffer >> np.uint64(64 - _SHORT_BITS)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def long_code(buffer: np.uint64) -> np.uint64:
     """Where they are found if the entry there is 0."""
     return np.uint64(_SHORT) + (buffer >> np.uint64(48) & np.uint64(0xFF))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def num_bits(entry: int) -> int:
     """Bits to consume."""
     return entry & 0x3F
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def num_bits_of_first(entry: int) -> int:
     """Bits of the first symbol alone."""
     return entry >> 52
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def is_unread(entry: int) -> bool:
     """Whether the bits of the value must be read separately."""
     return entry & _UNREAD != 0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def step(entry: int) -> int:
     """How far to move on in the block."""
     return entry >> 8 & 0xFF
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def value(entry: int) -> int:
     """The value, or the number of its bits."""
     return entry << 24 >> 48
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def second_step(entry: int) -> int:
     """How far to move on after that."""
     return entry >> 16 & 0xFF
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def second_value(entry: int) -> int:
     """The second value."""
     return entry << 12 >> 52
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def is_end(place: int) -> bool:
     """Whether a block ends here: with its last coefficient, or with the symbol for the end before that one."""
     return place == 63 or place >> 6 == END >> 6
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def read_value(buffer: np.uint64, length: int, size: int) -> int:
     """The value of ``size`` bits that follows a code of ``length`` bits (ITU-T T.81, F.2.2.1, EXTEND)."""
     bits = int(np.int64((buffer << np.uint64(length)) >> np.uint64(64 - size)))
     return bits if bits >> (size - 1) != 0 else bits - (1 << size) + 1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def bits_and_value(entry: int, buffer: np.uint64) -> tuple[int, int]:
     """Bits to consume, those of a value read separately included, and the value."""
     length, found = num_bits(entry), value(entry)
@@ -166,7 +166,7 @@ No block has more than 64 symbols of 26 bits, so that one of a damaged interval 
 """
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def unstuff(data: NDArray[np.uint8], start: int, end: int, out: NDArray[np.uint8]) -> int:
     """Copy coded bytes without the zero that follows each byte 0xFF.
 

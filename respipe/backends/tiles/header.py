@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.tiles.intrinsics import load_word
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.compiled_header import Layout, byte, next_segment
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
 from respipe.jpeg.markers import DHT, DQT, SOS
@@ -17,7 +17,7 @@ _STANDARD_BYTES = np.concatenate(_STANDARD)
 _STANDARD_STARTS = np.cumsum([0, *map(len, _STANDARD)])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def read_quantizers(data: NDArray[np.uint8], layout: Layout, quantizers: NDArray[np.float32]) -> bool:
     """Read the quantisation tables, and check that all else is as the tile decoder expects it.
 
@@ -57,7 +57,7 @@ def read_quantizers(data: NDArray[np.uint8], layout: Layout, quantizers: NDArray
     return True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _find_quantizers(data: NDArray[np.uint8], start: int, end: int, places: NDArray[np.int64]) -> bool:
     while start + 65 <= end:
         if data[start] > 3:
@@ -67,7 +67,7 @@ def _find_quantizers(data: NDArray[np.uint8], start: int, end: int, places: NDAr
     return start == end
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _standard_tables(data: NDArray[np.uint8], start: int, end: int) -> int:
     """Which tables a DHT segment holds, one bit each; 0 where one of them is not the standard one."""
     found = 0
@@ -80,7 +80,7 @@ def _standard_tables(data: NDArray[np.uint8], start: int, end: int) -> int:
     return found
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _is_standard(data: NDArray[np.uint8], start: int, end: int, table: int) -> bool:
     first, stop = _STANDARD_STARTS[table], _STANDARD_STARTS[table + 1]
     length = stop - first

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.filters import triangle_filter
+from respipe.backends.base import Crops, Outputs, ReadJob, corrupt_row
+from respipe.backends.compiled.filters import triangle_filter
+from respipe.backends.compiled.memory import buffer_table, output_of, output_table, stored_bytes
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
-from respipe.backends.tiles.entropy import SLACK
+from respipe.backends.tiles.entropy import SLACK, standard_lookup
 from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.simd import PIXELS
 from respipe.backends.tiles.taps import chroma_filter, fixed_point
+from respipe.jpeg.compilation import compiled
 from respipe.jpeg.compiled_header import Layout, read_layout
+from respipe.storage.dataset import Dataset
 
 
 class Scratch(NamedTuple):
@@ -43,64 +46,71 @@ class Scratch(NamedTuple):
 _MCU = 32
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def decode_images(
-    lookup: NDArray[np.int64],
-    memory: NDArray[np.uint8],
-    stored: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    hulls: NDArray[np.int64],
-    covers: NDArray[np.int64],
-    flips: NDArray[np.bool_],
-    outputs: tuple[NDArray[np.uint8], ...],
-) -> int:
+_LOOKUP = standard_lookup()
+
+
+def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
+    """Fill in a range of a batch; a :data:`respipe.backends.base.Decoder`."""
+    buffers = dataset.buffers
+    failed = decode_images(buffer_table(buffers, job, part), job.crops(part), output_table(outputs, part))
+    if failed >= 0:
+        raise corrupt_row(dataset, job, part.start + failed, "its restart intervals are damaged")
+
+
+@compiled
+def decode_images(buffers: NDArray[np.int64], crops: Crops, outputs: NDArray[np.int64]) -> int:
     """Decode, crop, resize and mirror a range of images.
 
     Args:
-        lookup: see :func:`respipe.backends.tiles.entropy.standard_lookup`.
-        memory, stored, boxes, hulls, covers, flips, outputs: see :data:`respipe.backends.pool.compiled.DecodeImages`.
+        buffers: table of :func:`respipe.backends.compiled.memory.buffer_table`.
+        crops: where the images are, and their crops.
+        outputs: table of :func:`respipe.backends.compiled.memory.output_table`, whose arrays are filled.
 
     Returns:
-        the first row whose image is damaged, or -1. Rows from there on are not filled.
+        The first row whose image is damaged, or -1. Rows from there on are not filled.
     """
-    heights, widths = (stored[:, 2] + _MCU) // _MCU * _MCU, (stored[:, 3] + _MCU) // _MCU * _MCU
+    rows, covers = crops.rows, crops.covers
+    if len(rows) == 0:
+        return -1
+    heights, widths = (rows["height"] + _MCU) // _MCU * _MCU, (rows["width"] + _MCU) // _MCU * _MCU
     size = PIXELS
-    for output in outputs:
-        size = max(size, (output.shape[1] + PIXELS - 1) // PIXELS * PIXELS)
+    for number in range(len(outputs)):
+        size = max(size, (outputs[number, 1] + PIXELS - 1) // PIXELS * PIXELS)
     scratch = Scratch(
         np.empty(3 * (heights * widths).max(), np.uint8),
         np.empty(3 * heights.max() * size, np.uint16),
         np.empty(192, np.float32),
         np.empty(1536, np.float32),
-        np.empty(stored[:, 1].max() + SLACK, np.uint8),
+        np.empty(rows["length"].max() + SLACK, np.uint8),
         np.empty(64, np.float32),
     )
-    for i in range(len(stored)):
-        data = memory[stored[i, 0] : stored[i, 0] + stored[i, 1]]
+    for i in range(len(rows)):
+        data = stored_bytes(buffers, rows[i])
         layout = read_layout(data)
-        if layout.offsets == 0 or layout.height != stored[i, 2] or layout.width != stored[i, 3]:
+        if layout.offsets == 0 or layout.height != rows[i].height or layout.width != rows[i].width:
             return i
         top, left = max(covers[i, 0], 0), max(covers[i, 1], 0)
         bottom = min(covers[i, 0] + covers[i, 2], layout.height)
         right = min(covers[i, 1] + covers[i, 3], layout.width)
         if top >= bottom or left >= right:
-            for output in outputs:
-                output[i] = 0
+            for number in range(len(outputs)):
+                output_of(outputs, number, i)[:] = 0
             continue
         region = covering_region(layout, top, left, bottom, right)
         if not read_quantizers(data, layout, scratch.quantizers):
             return i
         quantized_cosines(scratch.quantizers, scratch.cosines)
         if not decode_region(
-            data, layout, region, scratch.cosines, lookup, scratch.coded, scratch.block, scratch.samples
+            data, layout, region, scratch.cosines, _LOOKUP, scratch.coded, scratch.block, scratch.samples
         ):
             return i
-        for number, output in enumerate(outputs):
-            _resize(layout, region, boxes[i, number], hulls[i, number], flips[i], scratch, output[i])
+        for number in range(len(outputs)):
+            out = output_of(outputs, number, i)
+            _resize(layout, region, crops.boxes[i, number], crops.hulls[i, number], crops.flips[i], scratch, out)
     return -1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _resize(
     layout: Layout,
     region: Region,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.filters import Filter, reach
+from respipe.backends.compiled.filters import Filter, reach
 from respipe.backends.tiles.simd import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 from respipe.backends.tiles.taps import Taps
+from respipe.jpeg.compilation import compiled
 
 
 class Rows(NamedTuple):
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     taps: Taps
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def resize_rows(
     samples: NDArray[np.uint8],
     width: int,
@@ -65,7 +65,7 @@ def resize_rows(
             weigh_columns(samples, begin, horizontal.first, weights, horizontal.constants, x, num_taps, out, at, stride)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def resize_columns(luma: Rows, chroma: Rows, is_gray: bool, out: NDArray[np.uint8]) -> None:
     """Resize planes vertically and convert them to colour, a vector of pixels at a time.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.filters import Filter, reach
+from respipe.backends.compiled.filters import Filter, reach
 from respipe.backends.tiles.simd import BLOCK
+from respipe.jpeg.compilation import compiled
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
     """The filter on a chroma plane that equals a filter on the upsampled plane.
 
@@ -66,7 +66,7 @@ class Taps(NamedTuple):
     constants: NDArray[np.uint32]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def fixed_point(taps: Filter, black: int) -> Taps:
     """Round the weights of a filter, so that their sum remains what it is.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from respipe.backends.base import ROW, Crops
+from respipe.backends.compiled.memory import output_table
+from respipe.backends.tiles.kernel import decode_images
 from respipe.jpeg.index import with_index
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "gray")
@@ -43,3 +47,21 @@ def upsampling(length: int, ratio: int) -> NDArray[np.float64]:
         rows[at, near] += 0.75
         rows[at, other] += 0.25
     return rows
+
+
+def decode_crops(
+    images: Sequence[NDArray[np.uint8]],
+    shapes: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    hulls: NDArray[np.int64],
+    covers: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    outputs: tuple[NDArray[np.uint8], ...],
+) -> int:
+    """What the compiled loop returns for images in a buffer each, of (B, 2) heights and widths."""
+    rows = np.zeros(len(images), ROW)
+    rows["buffer"], rows["length"] = np.arange(len(images)), [len(image) for image in images]
+    rows["height"], rows["width"] = shapes.T
+    buffers = np.array([(image.ctypes.data, len(image)) for image in images], np.int64)
+    crops = Crops(rows, boxes, hulls, covers, flips)
+    return decode_images(buffers, crops, output_table(outputs, slice(0, len(images))))

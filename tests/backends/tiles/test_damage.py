@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from respipe.backends.tiles.entropy import standard_lookup
-from respipe.backends.tiles.kernel import decode_images
 from respipe.jpeg.header import read_header
 from tests.backends.fuzzing import damaged
-from tests.backends.tiles.jpegs import encode, noise
+from tests.backends.tiles.jpegs import decode_crops, encode, noise
 
 HEIGHT, WIDTH, SIZE = 60, 80, 24
 
@@ -23,15 +21,13 @@ def decode(
     images: list[bytes], *, seed: int = 0, hulls: NDArray[np.int64] | None = None
 ) -> tuple[int, NDArray[np.uint8]]:
     """What the compiled loop returns, and the pixels."""
-    memory = np.frombuffer(b"".join(images), np.uint8)
-    sizes = np.array([len(image) for image in images], np.int64)
-    rest = np.tile([HEIGHT, WIDTH, 0], (len(images), 1))
-    stored = np.column_stack([np.cumsum(sizes) - sizes, sizes, rest]).astype(np.int64)
+    stored = [np.frombuffer(image, np.uint8) for image in images]
+    shapes = np.tile([HEIGHT, WIDTH], (len(images), 1))
     if hulls is None:
         hulls = np.random.default_rng(seed).integers((-5, -5, 1, 1), (HEIGHT, WIDTH, HEIGHT, WIDTH), (len(images), 4))
     out = np.full((len(images), SIZE, SIZE, 3), 7, np.uint8)
     boxes, flips = hulls.astype(np.float64), np.zeros(len(images), np.bool_)
-    failed = decode_images(standard_lookup(), memory, stored, boxes[:, None], hulls[:, None], hulls, flips, (out,))
+    failed = decode_crops(stored, shapes, boxes[:, None], hulls[:, None], hulls, flips, (out,))
     return failed, out
 
 

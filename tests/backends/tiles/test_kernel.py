@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.backends.reference import crop_and_resize
-from respipe.backends.tiles.entropy import standard_lookup
-from respipe.backends.tiles.kernel import decode_images
 from respipe.planning.boxes import hull
-from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode
+from tests.backends.tiles.jpegs import SUBSAMPLINGS, decode_crops, encode
 from tests.memory_dataset import smooth_image
-
-LOOKUP = standard_lookup()
 
 
 def decode(
@@ -28,9 +24,8 @@ def decode(
     hulls = hull(boxes)
     start, stop = hulls[:, :2].min(0), (hulls[:, :2] + hulls[:, 2:]).max(0)
     covers = np.concatenate([start, stop - start])[None]
-    stored = np.array([[0, len(data), *shape, 0]], np.int64)
     outputs = tuple(np.full((1, size, size, 3), 77, np.uint8) for size in sizes)
-    assert decode_images(LOOKUP, data, stored, boxes[None], hulls[None], covers, np.array([flip]), outputs) == -1
+    assert decode_crops([data], np.array([shape]), boxes[None], hulls[None], covers, np.array([flip]), outputs) == -1
     return [output[0] for output in outputs]
 
 
@@ -82,11 +77,9 @@ def test_nothing_is_written_beside_the_output(size: int) -> None:
     shape = 50, 60
     data = encode(smooth_image(*shape, seed=3))
     box = np.array([[3, 4, 40, 45]], np.float64)
-    stored = np.array([[0, len(data), *shape, 0]], np.int64)
     around = np.full((3, size, size, 3), 77, np.uint8)
-    assert (
-        decode_images(LOOKUP, data, stored, box[None], hull(box)[None], hull(box), np.array([False]), (around[1:2],))
-        == -1
-    )
+    hulls = hull(box)
+    flips = np.array([False])
+    assert decode_crops([data], np.array([shape]), box[None], hulls[None], hulls, flips, (around[1:2],)) == -1
     assert (around[[0, 2]] == 77).all()
     assert np.abs(around[1].astype(int) - expect(data, box[0], size)).mean() <= 1

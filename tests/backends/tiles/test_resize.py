@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from respipe.backends.filters import Filter, triangle_filter
+from respipe.backends.compiled.filters import Filter, triangle_filter
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.simd import BAND, PIXELS
 from respipe.backends.tiles.taps import Taps, chroma_filter, fixed_point

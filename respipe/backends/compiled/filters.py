@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from respipe.jpeg.compilation import compiled
 
 
 class Filter(NamedTuple):
@@ -24,14 +25,14 @@ class Filter(NamedTuple):
     weights: NDArray[np.float32]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def reach(taps: Filter) -> tuple[int, int]:
     """The first sample of all windows, and the one behind the last."""
     one, other = taps.first[0], taps.first[-1]
     return min(one, other), max(one, other) + taps.weights.shape[1]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def triangle_filter(
     start: float, extent: float, hull_start: int, hull_stop: int, image_length: int, size: int, flip: bool
 ) -> Filter:

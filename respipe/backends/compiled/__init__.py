@@ -1,0 +1,3 @@
+"""What compiled backends share. Importing these modules imports Numba."""
+
+from __future__ import annotations
