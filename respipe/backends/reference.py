@@ -14,7 +14,7 @@ from respipe.storage.dataset import Dataset
 from respipe.storage.upright import BrokenImageError, decode
 
 
-def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
+def decode_part(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
     """Fill in a range of a batch; a :data:`respipe.backends.base.Decoder`."""
     for row in range(part.start, part.stop):
         image = decode_upright(dataset, int(job.indices[row]), int(job.levels[row]))
@@ -23,7 +23,7 @@ def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> Non
 
 
 def _build(dataset: Dataset, *, num_threads: int, **_: object) -> Backend:
-    return PooledBackend("reference", dataset, decode, num_threads=num_threads)
+    return PooledBackend("reference", dataset, decode_part, num_threads=num_threads)
 
 
 SPEC = BackendSpec(

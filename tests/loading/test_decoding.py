@@ -10,7 +10,7 @@ import torch
 
 from respipe.backends.base import ReadJob
 from respipe.backends.pool import PooledBackend
-from respipe.backends.reference import decode as decode_part
+from respipe.backends.reference import decode_part
 from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt

@@ -24,10 +24,10 @@ def _refuse(dataset: Dataset) -> str | None:
 def _build(dataset: Dataset, *, num_threads: int, **_: object) -> Backend:
     # Here, since importing respipe must not wait for Numba.
     from respipe.backends.compiled.memory import prepare_loop
-    from respipe.backends.ffcv.kernel import decode, decode_images
+    from respipe.backends.ffcv.kernel import decode_images, decode_part
 
     prepare_loop(decode_images)
-    return PooledBackend("ffcv", dataset, decode, num_threads=num_threads)
+    return PooledBackend("ffcv", dataset, decode_part, num_threads=num_threads)
 
 
 SPEC = BackendSpec(

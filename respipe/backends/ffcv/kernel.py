@@ -58,7 +58,7 @@ _decompress = _function(_LIBRARY, "tjDecompress2", types.int32, *[types.uintp] *
 _SHIFT = 8
 
 
-def decode(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
+def decode_part(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -> None:
     """Fill in a range of a batch; a :data:`respipe.backends.base.Decoder`."""
     buffers = dataset.buffers
     failed = decode_images(buffer_table(buffers, job, part), job.crops(part), output_table(outputs, part))
