@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 
 from respipe.augment.operations import augment_tensor, resolve
-from respipe.backends.pool.daemon import DaemonPool
+from respipe.backends.pool import DaemonPool
 from respipe.planning.batch import BatchPlan
 
 Decoded = tuple[BatchPlan, tuple[torch.Tensor, ...]]

@@ -452,11 +452,9 @@ def crops_of(dataset: Any, size: int, number: int) -> tuple[NDArray[np.int64], N
     )  # fmt: skip
     while sum(map(len, stored)) < number:
         for batch in plan.local_batches(epoch, 0):
-            routed = route(dataset.levels, batch)
-            levels = [dataset.levels[number] for number in routed.levels]
-            places = [(one.offsets[i], one.sizes[i]) for one, i in zip(levels, batch.indices, strict=True)]
-            stored.append(np.array(places, np.int64))
-            covers.append(routed.covers)
+            job = route(dataset, batch)
+            stored.append(np.stack([job.rows["offset"], job.rows["length"]], axis=1))
+            covers.append(job.covers)
         epoch += 1
     return np.concatenate(stored)[:number], np.concatenate(covers)[:number]
 
