@@ -95,7 +95,7 @@ def make_dying(parent: int) -> Loader:
 NOT_EXACT = {
     "drifting": (
         make_drifting,
-        r"Resumed at step 5 of epoch 0: the batch at step \d of epoch 1 differs: the pixels at 32 px of image \d "
+        r"Resumed at step 0 of epoch 1: the batch at step \d of epoch 1 differs: the pixels at 32 px of image \d "
         r"\(sample 5\), and 0 more of 4",
     ),
     "forgetful": (
