@@ -27,7 +27,7 @@ ALLOWED["evaluation"] = UP_TO_LOADING | {"model"}
 ALLOWED["plots"] = UP_TO_LOADING | {"evaluation", "runs"}
 ALLOWED["integrations"] = UP_TO_LOADING | {"model"}
 ALLOWED["testing"] = UP_TO_LOADING | {"conversion"}
-ALLOWED["runs"] = GROUND
+ALLOWED["runs"] = ALLOWED["throughput"] = GROUND
 ALLOWED["train"] = UP_TO_LOADING | {"model", "training", "evaluation", "recipe", "runs"}
 ALLOWED["cli"] = set(ALLOWED) | UP_TO_LOADING
 ALLOWED["__main__"] = {"cli"}

@@ -15,7 +15,7 @@ UNSAFE = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
 # Functions of these modules that read no pickle, and the classes of errors.
 HARMLESS = {"pickle.dumps", "pickle.PicklingError", "pickle.UnpicklingError"}
 # Pipes to processes that the same program has started.
-RECEIVES = {"respipe/conversion/workers.py", "tools/bench/process.py"}
+RECEIVES = {"respipe/conversion/workers.py", "tools/benchmarks/process.py"}
 
 
 def unpickling(source: str) -> Iterator[str]:

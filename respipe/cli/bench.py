@@ -26,10 +26,13 @@ def bench(
     device: Annotated[str, typer.Option(help="Where batches end up, such as cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Measure images per second at each size: the median of five rounds that take every size in turn."""
+    """Measure images per second at each size: the median of five rounds that take every size in turn.
+
+    Example: respipe bench train.beton --sizes 224,160,128 --backends tiles,reference
+    """
     import torch
 
-    from respipe.cli.throughput import Sweep, measure
+    from respipe.cli.throughput import Sweep, measure_loaders
     from respipe.loading.loader import Loader
 
     ordered = tuple(sorted(set(sizes), reverse=True))
@@ -43,7 +46,7 @@ def bench(
             loaders.setdefault(loader.backend, loader)
         num_samples = len(next(iter(loaders.values())).dataset)
         with progress("measuring") as on_progress:
-            results = measure(loaders, ordered, num_batches=batches, on_progress=on_progress)
+            results = measure_loaders(loaders, ordered, num_batches=batches, on_progress=on_progress)
     report = {"data": str(data), "num_samples": num_samples, **arguments, "num_batches": batches, "results": results}
     if as_json:
         write_json(report)

@@ -17,10 +17,10 @@ from respipe.storage.beton.appendix import MAGIC
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.format import FIELD, HEADER, PAGE_SIZE
 from tests.memory_dataset import jpeg_bytes, smooth_image
+from tests.slow.faults.mutations import seal
 from tests.small_pages import PAGE_SIZE as SMALL_PAGE_SIZE
 from tests.small_pages import convert_small
 from tests.storage.plain_beton import START, write_plain_beton
-from tools.faults.mutations import seal
 
 METADATA = HEADER.itemsize + 2 * FIELD.itemsize
 """Where the first row of metadata begins: mode, width, height, pointer, padding, label."""

@@ -22,7 +22,7 @@ from respipe.errors import MissingBackendError
 
 from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
-from .loaders import entry_of, make_contender
+from .registry import LOADERS, make_contender
 from .training import EpochTime, MakesLoaders, Trainer, TrainingRate, normalized, train_epochs
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Runner:
         Args:
             size: side in pixels; :meth:`first_batch` has been called for it.
             num_batches: steps to time, after three that are not. The queue is empty when the clock starts.
-            model: see :class:`tools.bench.training.Trainer`.
+            model: see :class:`tools.benchmarks.training.Trainer`.
             in_memory: whether to train on one batch again and again instead of the loader's.
         """
         trainer = self._trainers.setdefault(model, Trainer(model, self._settings.device))
@@ -123,7 +123,7 @@ class LoaderProcess:
     """The parent's end of a loader's process. Use as a context manager, so that the process never outlives the run.
 
     Args:
-        name: of the loader or the route; see :mod:`tools.bench.loaders`.
+        name: of the loader; see :mod:`tools.benchmarks.registry`.
         settings: what all loaders have in common.
         stall_timeout: seconds without an answer after which the loader is given up.
 
@@ -227,7 +227,7 @@ def _serve(connection: Connection, name: str, settings: Settings) -> None:
     try:
         contender = make_contender(name, settings)
     except (ImportError, MissingBackendError) as error:
-        connection.send(f"{entry_of(name).title}: {error}")
+        connection.send(f"{LOADERS[name].title}: {error}")
         return
     connection.send("")
     runner = Runner(contender, settings)

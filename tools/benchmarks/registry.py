@@ -61,38 +61,13 @@ LOADERS: Mapping[str, LoaderEntry] = {
 }
 
 
-def _route(title: str, attribute: str, *, module: str = "decoding_routes", **options: Any) -> LoaderEntry:
-    return LoaderEntry(title=title, module=module, attribute=attribute, options={"file": "pyramid", **options})
-
-
-ROUTES: Mapping[str, LoaderEntry] = {
-    "cut-0": _route("cut, CUDA decoder", "CutCrops", hw_decoder_load=0.0),
-    "cut-65": _route("cut, hardware 65%", "CutCrops", hw_decoder_load=0.65),
-    "cut-100": _route("cut, hardware", "CutCrops", hw_decoder_load=1.0),
-    "whole": _route("whole, hardware", "StoredLevels", decoding="whole"),
-    "region-cpu": _route("region, CPU", "StoredLevels", decoding="region, CPU"),
-    "tiles": _route("tiles, CPU", "Respipe", module="respipe_loader", backend="tiles"),
-    # Last, as a crash might leave the GPU busy for a while.
-    "region-gpu": _route("region, GPU", "StoredLevels", decoding="region"),
-}
-"""Ways of decoding the same crops, for tools/bench_decoding.py."""
-
-GPU_ROUTES = ("cut-0", "cut-65", "cut-100", "whole", "region-gpu")
-"""Those that decode on a GPU."""
-
-
-def entry_of(name: str) -> LoaderEntry:
-    """A loader or a route by its name."""
-    return LOADERS[name] if name in LOADERS else ROUTES[name]
-
-
 def make_contender(name: str, settings: Settings) -> Contender:
-    """Build a loader or a route by its name.
+    """Build a loader by its name.
 
     Raises:
         ImportError, MissingBackendError: its library is not installed.
     """
-    entry = entry_of(name)
+    entry = LOADERS[name]
     module = importlib.import_module(f"{__package__}.{entry.module}")
     contender: Contender = getattr(module, entry.attribute)(settings, **entry.options)
     return contender

@@ -6,18 +6,15 @@ import itertools
 from argparse import Namespace
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-from tools.bench import process
-from tools.bench.contender import Settings
-from tools.bench.process import LoaderUnavailableError, Runner, start_processes
-from tools.bench.respipe_loader import Respipe
-from tools.bench.training import EpochTime, Trainer, TrainingRate, normalized
-
-SCRIPT = "bench_gpu"
+from tools.benchmarks import gpu, process
+from tools.benchmarks.contender import Settings
+from tools.benchmarks.process import LoaderUnavailableError, Runner, start_processes
+from tools.benchmarks.respipe_loader import Respipe
+from tools.benchmarks.training import EpochTime, Trainer, TrainingRate, normalized
 
 
 def test_processes_that_started_end_where_another_fails_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +68,9 @@ def options(**changes: object) -> Namespace:
     return Namespace(**{**values, **changes})
 
 
-def test_shares_are_taken_within_rounds_that_alternate(script: ModuleType) -> None:
+def test_shares_are_taken_within_rounds_that_alternate() -> None:
     loader = CountingLoader()
-    results = list(script.measure_training({"respipe-tiles": loader}, options()))
+    results = list(gpu.measure_training({"respipe-tiles": loader}, options()))
     assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
     assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
     # Every size once, then rounds.
@@ -83,11 +80,11 @@ def test_shares_are_taken_within_rounds_that_alternate(script: ModuleType) -> No
 
 
 def test_visits_too_short_to_outlast_a_full_queue_are_refused(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script.parse_arguments([str(tmp_path)]).steps >= 100
+    assert gpu.parse_arguments([str(tmp_path)]).steps >= 100
     with pytest.raises(SystemExit):
-        script.parse_arguments([str(tmp_path), "--steps", "6"])
+        gpu.parse_arguments([str(tmp_path), "--steps", "6"])
     assert "--steps must be at least 100" in capsys.readouterr().err
 
 
@@ -99,17 +96,17 @@ def test_batches_that_were_ready_do_not_count(monkeypatch: pytest.MonkeyPatch) -
     assert trained == [0, 1, 2, *range(15, 20)]  # those between were ready before the clock started
 
 
-def test_epochs_are_compared_with_those_of_the_first_schedule(script: ModuleType) -> None:
+def test_epochs_are_compared_with_those_of_the_first_schedule() -> None:
     loaders = {"ffcv-500": CountingLoader(), "respipe-tiles": CountingLoader()}
-    epochs = list(script.measure_epochs(loaders, options()))
+    epochs = list(gpu.measure_epochs(loaders, options()))
     assert [epoch["relative_seconds"] for epoch in epochs] == [1.0, 0.5]
     assert {epoch["loader"] for epoch in epochs} == {"respipe tiles"}
-    assert script.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
-    assert list(script.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
+    assert gpu.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
+    assert list(gpu.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
 
 
-def test_command_names_no_path(script: ModuleType, tmp_path: Path) -> None:
-    command = script.command_line(script.parse_arguments([str(tmp_path)]))
+def test_command_names_no_path(tmp_path: Path) -> None:
+    command = gpu.command_line(gpu.parse_arguments([str(tmp_path)]))
     assert str(tmp_path) not in command
     assert "--schedules" in command
 

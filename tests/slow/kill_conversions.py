@@ -4,7 +4,7 @@ Converts a folder once undisturbed, and then again and again: killed (SIGKILL) a
 is left to finish. The exit status is 1 where a target exists before its conversion has finished, a rerun fails, or its
 result differs.
 
-    python tools/kill_conversions.py FOLDER --times 30
+    python -m tests.slow.kill_conversions FOLDER --times 30
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python tools/kill_conversions.py",
+        prog="python -m tests.slow.kill_conversions",
     )
     parser.add_argument("source", type=Path, help="a folder with one subfolder per class")
     parser.add_argument("--times", type=int, default=30, help="conversions to kill (default: %(default)s)")

@@ -5,7 +5,7 @@ host memory or on a GPU (channels first or last as each has it), with the same n
 as many processor cores. They run interleaved, each in a process of its own. The times are those of the steady state;
 the start of a loader is told separately.
 
-    python tools/bench_loaders.py path/to/imagenet/val --json results.json --picture results.png
+    python -m tools.benchmarks.loaders path/to/imagenet/val --json results.json --picture results.png
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.contender import EPOCH_IMAGES, Fidelity, Settings, folder_samples
-from bench.fidelity import DEFINITION, choose_samples, draw_uniforms
-from bench.loaders import BASELINE, LOADERS
-from bench.measure import Plan, measure
-from bench.prepare import prepare_files
-from bench.process import LoaderProcess, LoaderUnavailableError
-from bench.report import (
+from rich.console import Console
+from rich.progress import Progress
+
+from respipe.plots import plot_throughput
+from respipe.throughput import Plan, measure
+from tools.benchmarks.contender import EPOCH_IMAGES, Fidelity, Settings, folder_samples
+from tools.benchmarks.fidelity import DEFINITION, choose_samples, draw_uniforms
+from tools.benchmarks.prepare import prepare_files
+from tools.benchmarks.process import LoaderProcess, LoaderUnavailableError
+from tools.benchmarks.registry import BASELINE, LOADERS
+from tools.benchmarks.report import (
     RESULT_HEADINGS,
     SEVERAL_SIZES_HEADINGS,
     command_words,
@@ -38,22 +42,18 @@ from bench.report import (
     to_json,
     write_json,
 )
-from rich.console import Console
-from rich.progress import Progress
-
-from respipe.plots import plot_throughput
 
 RSNET_SIZES = (224, 192, 160, 128, 96)
 SEED = 0
 
-logger = logging.getLogger("bench_loaders")
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Measure, and write what was asked for."""
     arguments = parse_arguments(sys.argv[1:])
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in (logger.name, "bench"):
+    for name in (logger.name, "tools.benchmarks", "respipe.throughput"):
         logging.getLogger(name).setLevel(logging.INFO)
     console = Console(width=120)
     with ExitStack() as stack:
@@ -193,7 +193,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     options = ["sizes", *(["loaders"] if arguments.loaders else [])]
     options += ["threads", "batch_size", "level_margin", "rounds", "seconds", "crops"]
     options += ["device"] if arguments.device != "cpu" else []
-    return shlex.join([*command_words("bench_loaders", arguments, options), *(["--rsnet"] if arguments.rsnet else [])])
+    return shlex.join([*command_words("loaders", arguments, options), *(["--rsnet"] if arguments.rsnet else [])])
 
 
 def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cases that go wrong in every way, to see whether ``tools.faults.processes`` tells."""
+"""Cases that go wrong in every way, to see whether ``tests.slow.faults.processes`` tells."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import signal
 import time
 
-from tools.faults.guarded import GuardedMemory
-from tools.faults.processes import WARMUP
+from tests.slow.faults.guarded import GuardedMemory
+from tests.slow.faults.processes import WARMUP
 
 
 class FaultyCases:

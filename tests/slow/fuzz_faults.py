@@ -4,7 +4,7 @@ Mutates images and ``.beton`` files, and gives them to every backend, to the cut
 of their own with limited memory, from memory that ends where an unreadable page begins. Every outcome must be an error,
 or the pixels that Pillow makes of the same bytes. The exit status is 1 where one is anything else.
 
-    python tools/fuzz_faults.py --images 2000 --betons 2000 --json benchmarks/faults.json
+    python -m tests.slow.fuzz_faults --images 2000 --betons 2000 --json benchmarks/faults.json
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tools.faults.processes import Tally, run_cases
+from tests.slow.faults.processes import Tally, run_cases
 
 TARGETS = ("tiles", "ffcv", "dali", "reference", "cutting", "conversion")
 _MODULES = {"ffcv": "ffcv", "dali": "nvidia"}
@@ -70,7 +68,9 @@ def show(result: dict[str, Any]) -> None:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python tools/fuzz_faults.py"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tests.slow.fuzz_faults",
     )
     there = [name for name in TARGETS if name not in _MODULES or importlib.util.find_spec(_MODULES[name])]
     parser.add_argument(

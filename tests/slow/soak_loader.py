@@ -6,7 +6,7 @@ kernel keeps mapped are no leak) has grown if its median over the second half ex
 than ``--tolerance``. And the straight line that fits resident memory best may rise by at most ``--slope`` per 10,000
 images. Where either fails the exit status is 1.
 
-    python tools/soak_loader.py train.beton --schedule "MixSize('S144')" --batch-size 64 --images 200000
+    python -m tests.slow.soak_loader train.beton --schedule "MixSize('S144')" --batch-size 64 --images 200000
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def make_report(
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python tools/soak_loader.py"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tests.slow.soak_loader",
     )
     parser.add_argument("data", help=".beton file or class folder")
     parser.add_argument("--schedule", default="MixSize('S144')", help="schedule to run (default: %(default)s)")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KINDS = {"images": "tools.faults.images:ImageCases", "betons": "tools.faults.betons:BetonCases"}
+KINDS = {"images": "tests.slow.faults.images:ImageCases", "betons": "tests.slow.faults.betons:BetonCases"}
 """Where the classes of cases are."""
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def run_cases(kind: str, target: str, *, seed: int, num_cases: int) -> Tally:
 
 def _run_some(kind: str, target: str, seed: int, start: int, stop: int) -> Iterator[tuple[int, str]]:
     """Outcomes from one process, which may end early: then its last one is that of the case it ended in."""
-    command = [sys.executable, "-m", "tools.faults.processes", kind, target, *map(str, (seed, start, stop))]
+    command = [sys.executable, "-m", "tests.slow.faults.processes", kind, target, *map(str, (seed, start, stop))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     expected = start
     with (

@@ -7,7 +7,7 @@ Four measurements, in processes of their own, interleaved, medians of the rounds
   batch that is in memory already (and the memory of the GPU);
 * epochs of schedules against an epoch of one size, next to the share of its multiply-adds.
 
-    python tools/bench_gpu.py path/to/imagenet/val --json benchmarks/gpu.json
+    python -m tools.benchmarks.gpu path/to/imagenet/val --json benchmarks/gpu.json
 
 The images may be few: they are repeated to the length of an epoch. What the defaults take is sized for ten minutes on
 one GPU with eight cores, conversion of a few hundred images included.
@@ -29,16 +29,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.contender import Settings
-from bench.loaders import LOADERS
-from bench.measure import Plan, measure
-from bench.prepare import prepare_files
-from bench.process import LoaderProcess, start_processes
-from bench.report import command_words, machine, show_table, versions, write_json
-from bench.training import EpochTime, TrainingRate
 from rich.console import Console
 
-logger = logging.getLogger("bench_gpu")
+from respipe.throughput import Plan, measure
+from tools.benchmarks.contender import Settings
+from tools.benchmarks.prepare import prepare_files
+from tools.benchmarks.process import LoaderProcess, start_processes
+from tools.benchmarks.registry import LOADERS
+from tools.benchmarks.report import command_words, machine, show_table, versions, write_json
+from tools.benchmarks.training import EpochTime, TrainingRate
+
+logger = logging.getLogger(__name__)
 
 FIXED = "Constant(224)"
 SCHEDULES = (
@@ -81,7 +82,7 @@ def main() -> None:
     """Measure, and write what was asked for."""
     arguments = parse_arguments(sys.argv[1:])
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in (logger.name, "bench"):
+    for name in (logger.name, "tools.benchmarks", "respipe.throughput"):
         logging.getLogger(name).setLevel(logging.INFO)
     console = Console(width=120)
     report: dict[str, Any] = {
@@ -289,7 +290,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
     options = ("model", "device", "threads", "batch_size", "rounds", "seconds", "steps", "epoch_images", "epochs")
     options += ("sizes", "loaders")
-    return shlex.join([*command_words("bench_gpu", arguments, options), "--schedules", ";".join(arguments.schedules)])
+    return shlex.join([*command_words("gpu", arguments, options), "--schedules", ";".join(arguments.schedules)])
 
 
 def _integers(text: str) -> tuple[int, ...]:

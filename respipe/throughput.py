@@ -1,4 +1,7 @@
-"""Interleaved measurement: every loader is visited at every size, round after round."""
+"""Interleaved measurement: every loader is visited at every size, round after round.
+
+The one clock of ``respipe bench`` and of ``tools/benchmarks``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _TRIAL_BATCHES = 4
 
 
 class Measurable(Protocol):
-    """What is needed of a loader to time it; see :class:`tools.bench.process.LoaderProcess`."""
+    """What is needed of a loader to time it; see ``tools/benchmarks/process.py``."""
 
     def first_batch(self, sizes: Sizes) -> float: ...
     def throughput(self, sizes: Sizes, num_batches: int) -> float: ...
@@ -34,7 +37,7 @@ class Timing:
     """
 
     first_batch_seconds: float
-    rates: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list[float])
 
     @property
     def median(self) -> float:
@@ -49,16 +52,18 @@ class Plan:
     Args:
         visits: sizes by loader name.
         batch_size: images per batch.
-        num_threads: of every loader.
         rounds: visits to each loader at each size.
-        seconds: how long a visit lasts.
+        seconds: length of a visit, where ``num_batches`` is None.
+        num_batches: batches of a visit.
+        num_threads: worker processes of a loader, which share the batches of a visit evenly.
     """
 
     visits: Mapping[str, Sequence[Sizes]]
     batch_size: int
-    num_threads: int
     rounds: int
-    seconds: float
+    seconds: float = 0.0
+    num_batches: int | None = None
+    num_threads: int = 1
 
     @property
     def num_visits(self) -> int:
@@ -99,6 +104,9 @@ def measure(
         list(pool.map(open_all, plan.visits))
     for name, sizes in pairs:
         timings[name, sizes] = Timing(first_batch_seconds=opened[name, sizes])
+        if plan.num_batches is not None:
+            num_batches[name, sizes] = plan.num_batches
+            continue
         rate = loaders[name].throughput(sizes, _whole_turns(_TRIAL_BATCHES, plan.num_threads))
         num_batches[name, sizes] = _whole_turns(rate * plan.seconds / plan.batch_size, plan.num_threads)
         logger.info("%s at %s px: about %.0f images/s", name, sizes, rate)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import soak_loader
+from tests.slow import soak_loader
 
 MIX = "MixSize({32: 0.5, 16: 0.5}, base_size=32)"
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.engines import needs_dali, needs_ffcv
-from tools import fuzz_faults
-from tools.faults import processes
-from tools.faults.betons import BetonCases
-from tools.faults.images import KINDS, ImageCases, sound_images
-from tools.faults.mutations import mutated
-from tools.faults.processes import run_cases
+from tests.slow import fuzz_faults
+from tests.slow.faults import processes
+from tests.slow.faults.betons import BetonCases
+from tests.slow.faults.images import KINDS, ImageCases, sound_images
+from tests.slow.faults.mutations import mutated
+from tests.slow.faults.processes import run_cases
 
 BACKENDS = ["tiles", "reference", pytest.param("ffcv", marks=needs_ffcv), pytest.param("dali", marks=needs_dali)]
 
@@ -39,7 +39,7 @@ def test_mutated_betons_are_refused_or_lead_to_the_images_that_they_say(target: 
 
 def test_crashes_hangs_and_errors_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_CASE_SECONDS", 1.0)
-    tally = run_cases("tests.tools.faulty_cases:FaultyCases", "any", seed=0, num_cases=7)
+    tally = run_cases("tests.slow.faulty_cases:FaultyCases", "any", seed=0, num_cases=7)
     outcomes = dict(tally.bad)
     assert outcomes.keys() == {1, 2, 3, 4, 5}
     assert "KeyError" in outcomes[1]
@@ -62,7 +62,7 @@ def test_the_report_tells_every_outcome(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_wrong_pixels_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.faults.images.mutated", lambda rng, data, other: data)
+    monkeypatch.setattr("tests.slow.faults.images.mutated", lambda rng, data, other: data)
     cases = ImageCases("reference", seed=1)
     assert {cases.run(number) for number in range(len(KINDS["reference"]))} == {"as Pillow decodes it"}
     monkeypatch.setattr("respipe.backends.reference.crop_and_resize", crop_of_the_corner)

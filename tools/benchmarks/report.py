@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import respipe
+from respipe.throughput import Sizes, Timing
 
 from .contender import Fidelity
-from .measure import Sizes, Timing
 
 _PACKAGES = (
     "torch",
@@ -248,7 +248,7 @@ def write_json(file: Path, report: Mapping[str, Any]) -> None:
 
 def command_words(tool: str, arguments: argparse.Namespace, options: Sequence[str]) -> list[str]:
     """The command that repeats a run, with these of its options and without the paths of this machine."""
-    words = ["python", f"tools/{tool}.py", "DATA"]
+    words = ["python", "-m", f"tools.benchmarks.{tool}", "DATA"]
     for option in options:
         value = getattr(arguments, option)
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

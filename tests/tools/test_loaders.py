@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from respipe.throughput import Plan, Sizes, Timing, measure, visiting_order
 from tests.memory_dataset import smooth_image
-from tools.bench.contender import Crops, Fidelity, Settings, folder_samples
-from tools.bench.fidelity import (
+from tools.benchmarks.contender import Crops, Fidelity, Settings, folder_samples
+from tools.benchmarks.fidelity import (
     as_shares,
     choose_samples,
     draw_boxes,
@@ -26,11 +27,10 @@ from tools.bench.fidelity import (
     original_crop,
     to_psnr,
 )
-from tools.bench.loaders import BASELINE, LOADERS
-from tools.bench.measure import Plan, Sizes, Timing, measure, visiting_order
-from tools.bench.prepare import folder_digest
-from tools.bench.process import Runner
-from tools.bench.report import (
+from tools.benchmarks.prepare import folder_digest
+from tools.benchmarks.process import Runner
+from tools.benchmarks.registry import BASELINE, LOADERS
+from tools.benchmarks.report import (
     RESULT_HEADINGS,
     Result,
     make_results,
@@ -41,7 +41,7 @@ from tools.bench.report import (
     to_markdown,
     to_table,
 )
-from tools.bench.respipe_loader import Respipe
+from tools.benchmarks.respipe_loader import Respipe
 
 TITLES = {"ffcv-500": "FFCV 500 px", "ours": "ours"}
 
@@ -112,7 +112,7 @@ def test_report_survives_json_and_has_the_documented_fields() -> None:
     report = to_json(
         results(),
         make_several_sizes_results(timings(), titles=TITLES),
-        command="python tools/bench_loaders.py DATA",
+        command="python -m tools.benchmarks.loaders DATA",
         settings={"threads": 2},
         definitions={"psnr": "..."},
     )

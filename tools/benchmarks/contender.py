@@ -24,7 +24,7 @@ class Settings:
 
     Args:
         data: class folder of JPEGs.
-        files: prepared files by name; see :mod:`tools.bench.prepare`.
+        files: prepared files by name; see :mod:`tools.benchmarks.prepare`.
         batch_size: images per batch.
         num_threads: decoding threads, or worker processes where the loader has no threads.
         level_margin: of respipe's loaders, see :class:`respipe.Loader`.
@@ -68,7 +68,7 @@ class Fidelity(NamedTuple):
     """How good some crops are, and what they were made from.
 
     Args:
-        psnr: in dB; see :data:`tools.bench.fidelity.DEFINITION`.
+        psnr: in dB; see :data:`tools.benchmarks.fidelity.DEFINITION`.
         bytes_read: mean number of encoded bytes that a crop was decoded from.
     """
 
@@ -98,7 +98,7 @@ class Contender(Protocol):
 
         Args:
             samples: N paths relative to the class folder.
-            uniforms: draws that decide the boxes; see :func:`tools.bench.fidelity.draw_boxes`.
+            uniforms: draws that decide the boxes; see :func:`tools.benchmarks.fidelity.draw_boxes`.
             size: side of the output.
         """
         ...

@@ -1,1 +1,0 @@
-"""What ``tools/fuzz_faults.py`` is made of: mutations, what they are tried on, and processes that may crash."""
