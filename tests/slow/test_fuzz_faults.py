@@ -38,7 +38,7 @@ def test_mutated_betons_are_refused_or_lead_to_the_images_that_they_say(target: 
 
 
 def test_crashes_hangs_and_errors_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_CASE_SECONDS", 1.0)
+    monkeypatch.setattr(processes, "_CASE_SECONDS", 5.0)
     tally = run_cases("tests.slow.faulty_cases:FaultyCases", "any", seed=0, num_cases=7)
     outcomes = dict(tally.bad)
     assert outcomes.keys() == {1, 2, 3, 4, 5}

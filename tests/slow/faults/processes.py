@@ -21,7 +21,7 @@ from pathlib import Path
 KINDS = {"images": "tests.slow.faults.images:ImageCases", "betons": "tests.slow.faults.betons:BetonCases"}
 """Where the classes of cases are."""
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # A case takes milliseconds; before its first one a process also waits for the compiler.
 _CASE_SECONDS, _START_SECONDS = 60.0, 300.0
