@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds .venv with everything the Makefile's targets use. Safe to run again: it adds only what is missing.
 #
-# Required: Python 3.11 or newer, PyTorch, the other dependencies and the development tools.
-# Optional: the engines DALI and FFCV. Where one cannot be installed, the script says so and goes on without it.
-# System packages are installed where that needs no password: as root, or through sudo.
+# Required: Python 3.11 or newer, PyTorch, the other dependencies, every extra of this system but FFCV, and the
+# development tools. FFCV is compiled; where it cannot be, the script says what to type and goes on without it.
+# System packages are left to you: no sudo, no apt-get.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,20 +20,6 @@ fail() {
 quietly() {
     local output
     output=$("$@" 2>&1) || { printf '%s\n' "$output" | tail -n 12 >&2 && return 1; }
-}
-
-apt_install() {
-    local root=()
-    command -v apt-get >/dev/null || return 1
-    if [ "$(id -u)" -ne 0 ]; then
-        sudo -n true 2>/dev/null || return 1
-        root=(sudo -n)
-    fi
-    say "installing the system packages $*"
-    # One unreachable source must not stop this: what is needed may come from another.
-    quietly "${root[@]}" apt-get -q update || true
-    quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
 }
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -56,23 +42,26 @@ make_venv() {
     version=$("$base" -c 'import sys; print("python{}.{}".format(*sys.version_info))')
     # Debian and Ubuntu ship Python without ensurepip, which the venv module needs.
     if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
-        apt_install "$version-venv" || fail "$base lacks the venv module. Run: sudo apt-get install $version-venv"
+        fail "$base lacks the venv module. Run: sudo apt-get install $version-venv"
     fi
     say "creating .venv with $("$base" --version)"
     "$base" -m venv --clear .venv
+}
+
+# All but FFCV, which is compiled, and those that exclude or repeat another.
+extras() {
+    "$python" - <<'EOF'
+import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(",".join(sorted(extras.keys() - {"all", "cuda", "dali-cuda12", "ffcv"})))
+EOF
 }
 
 install_packages() {
     say "installing PyTorch, the other dependencies and the development tools (several GB on a first run)"
     # The pip of older distributions knows no dependency groups.
     "$python" -m pip install "${quiet[@]}" 'pip>=25.1'
-    "$python" -m pip install "${quiet[@]}" --editable '.[plots,train]' --group dev
-}
-
-install_dali() {
-    say "installing DALI"
-    quietly "$python" -m pip install --quiet --only-binary=nvidia-dali-cuda130 --editable '.[dali-cuda13]' ||
-        say "DALI cannot be installed on this system: going on without the backend 'dali'"
+    "$python" -m pip install "${quiet[@]}" --editable ".[$(extras)]" --group dev
 }
 
 has_header() { [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
@@ -88,14 +77,14 @@ install_ffcv() {
     if "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ffcv") is None)'; then
         missing=()
     fi
-    if [ ${#missing[@]} -gt 0 ] && ! apt_install "${missing[@]}"; then
-        say "FFCV needs system packages that could not be installed: going on without the backend 'ffcv'."
+    if [ ${#missing[@]} -gt 0 ]; then
+        say "FFCV needs system packages: going on without the backend 'ffcv'."
         say "To add it: sudo apt-get install ${missing[*]} && make install"
         return
     fi
     say "installing FFCV"
     quietly "$python" -m pip install --quiet --editable '.[ffcv]' ||
-        say "FFCV could not be built: going on without the backend 'ffcv'"
+        say "FFCV could not be built: going on without the backend 'ffcv'. To try again: make install"
 }
 
 # On a terminal pip shows its progress; in a log only what went wrong.
@@ -104,6 +93,5 @@ if [ -t 1 ]; then quiet=(); fi
 
 if ! is_recent "$python"; then make_venv; fi
 install_packages
-install_dali
 install_ffcv
 say "done"
