@@ -29,8 +29,8 @@ def report_of(*arguments: str | Path) -> dict[str, Any]:
 def error_of(result: Result) -> str:
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: ")
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert result.stderr.endswith(f"{line}\n"), "what was logged comes before"
     return line
 
 

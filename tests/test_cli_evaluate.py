@@ -40,6 +40,7 @@ def run_folder(tmp_path: Path) -> Path:
             "batch_size": 6, "crop": {"name": "RandomResizedCrop", "scale": [0.25, 1.0]}, "flip_probability": 0.0,
             "normalize": "cifar10",
         },
+        "learning_rate": {"peak": 0.1},
         "evaluation": {"sizes": [32, 24], "crop": {"name": "WholeImage"}},
         "precision": "auto",
     }  # fmt: skip
@@ -111,7 +112,7 @@ def test_models_of_timm_tell_their_size_and_normalisation(jpeg_folder: Path, tmp
         (("--model", NAME), "`--sizes` must be given"),
         (("--model", "resnet18", "--sizes", "32"), "for resnet18 there are"),
         (("--model", NAME, "--sizes", "32", "--crop", "Square"), "`--crop` must be one of"),
-        (("--model", NAME, "--sizes", "32", "--crop", "RandomCrop"), "`--crop` must be a crop that needs no fields"),
+        (("--model", NAME, "--sizes", "32", "--crop", "RandomCrop"), "`--crop` must be a crop without fields"),
         (("--model", NAME, "--sizes", "32", "--normalize", "mnist"), "`normalize` must be one of"),
         (("--model", NAME, "--sizes", "32", "--precision", "int8"), "`--precision` must be auto"),
     ],
