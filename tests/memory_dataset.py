@@ -92,8 +92,10 @@ class MemoryDataset:
 
     def encoded(self, index: int, level: int = 0) -> NDArray[np.uint8]:
         """See :class:`respipe.storage.dataset.Dataset`."""
-        offsets, sizes = self.levels[level].offsets, self.levels[level].sizes
-        return self.buffers[0][offsets[index] : offsets[index] + sizes[index]]
+        stored = self.levels[level]
+        assert stored.buffers is not None
+        offset = stored.offsets[index]
+        return self.buffers[stored.buffers[index]][offset : offset + stored.sizes[index]]
 
     def damage(self, index: int, level: int = 0) -> None:
         """Make a stored image undecodable."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.storage.dataset import Level
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode
 from tests.memory_dataset import MemoryDataset, jpeg_bytes, smooth_image
 
@@ -34,6 +35,22 @@ def tiled_kinds() -> MemoryDataset:
         ],
         tiled=True,
     )
+
+
+def split(whole: MemoryDataset) -> MemoryDataset:
+    """The same samples in two files of one dataset: those of odd numbers lie in the second."""
+    level_buffers = np.arange(len(whole), dtype=np.int32) % 2
+    files: list[list[NDArray[np.uint8]]] = [[], []]
+    levels = list[Level]()
+    for number, level in enumerate(whole.levels):
+        offsets = np.empty_like(level.offsets)
+        for index, file in enumerate(level_buffers.tolist()):
+            offsets[index] = sum(map(len, files[file]))
+            files[file].append(whole.encoded(index, number))
+        levels.append(dataclasses.replace(level, buffers=level_buffers, offsets=offsets))
+    parts = MemoryDataset(SHAPES, tiled=whole.tiled)
+    parts.levels, parts.buffers = tuple(levels), tuple(np.concatenate(file) for file in files)
+    return parts
 
 
 def grayscale() -> MemoryDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -218,6 +219,38 @@ def test_batches_that_change_at_every_step_come_back_in_order(name: str, pyramid
     batches = varied_batches(pyramid)
     for plan, pixels in zip(batches, decode_with(name, pyramid, batches, depth=3), strict=True):
         assert_close_to_oracle(name, pyramid, plan, pixels)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_samples_in_several_files_have_the_pixels_of_those_in_one(name: str, pyramid: MemoryDataset) -> None:
+    parts = sources.split(pyramid)
+    batches = varied_batches(pyramid)
+    assert_equal(decode_with(name, parts, batches), decode_with(name, pyramid, batches))
+    parts.damage(5)
+    with closing(make(name, parts)) as backend:
+        backend.submit(route(parts, make_plan(parts, plans.whole, sizes=(150,))))
+        with pytest.raises(CorruptImageError, match="sample 5"):
+            backend.collect()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_stored_bytes_are_checked_where_they_are_decoded_and_once(name: str, pyramid: MemoryDataset) -> None:
+    threads = list[str]()
+    check = pyramid.check
+
+    def count(index: int, level: int = 0) -> None:
+        threads.append(threading.current_thread().name)
+        check(index, level)
+
+    pyramid.check = count  # type: ignore[method-assign]
+    job = route(pyramid, make_plan(pyramid, plans.whole, sizes=(24,)))
+    job.unchecked[:] = True
+    with closing(make(name, pyramid)) as backend:
+        for _ in range(2):
+            backend.submit(job)
+            backend.collect()
+    assert len(threads) == len(pyramid)
+    assert all(thread.startswith("respipe-") for thread in threads)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

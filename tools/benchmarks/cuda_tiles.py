@@ -35,8 +35,7 @@ from respipe.backends.routing import route
 from respipe.backends.tiles.dct import BASIS, COLUMNS
 from respipe.backends.tiles.decode import _covered_intervals, covering_region
 from respipe.backends.tiles.entropy import SLACK, unstuff
-from respipe.backends.tiles.header import read_quantizers
-from respipe.jpeg.compiled_header import read_layout
+from respipe.jpeg.compiled_header import read_layout, read_quantizers
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
 from respipe.planning.run import RunPlan
 

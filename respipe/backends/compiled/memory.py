@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
+from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from respipe.backends.base import ROW, Crops, Outputs, ReadJob
 from respipe.jpeg.compilation import compiled, prepare
 from respipe.jpeg.cut import CUT, DAMAGED, cut_crop
 from respipe.storage.dataset import Bytes
+
+cgutils: Any = untyped_cgutils
 
 NO_CROPS = Crops(
     np.empty(0, ROW), np.empty((0, 1, 4)), np.empty((0, 1, 4), np.int64), np.empty((0, 4), np.int64), np.empty(0, bool)
@@ -52,7 +54,7 @@ def output_table(outputs: Outputs, part: slice) -> NDArray[np.int64]:
 
 def _as_pointer(_context: Any, address: Any) -> Any:
     def generate(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(address), generate
 

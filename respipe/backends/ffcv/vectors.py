@@ -9,6 +9,8 @@ from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
+from respipe.backends.compiled.llvm import store
+
 cgutils: Any = untyped_cgutils
 
 ROWS = 8
@@ -28,22 +30,21 @@ def _weigh_pixels(_context: Any, rows: Any, _at: Any, weights: Any, _tap: Any, _
         rows, at, weights, tap, steps, sums, to = arguments
         totals = [cgutils.alloca_once_value(builder, vector([0.0] * LANES)) for _ in range(ROWS)]
 
-        def place(number: int, array: Any, row: Any, column: Any, kind: Any) -> Any:
+        def place(number: int, array: Any, row: Any, column: Any) -> Any:
             struct = context.make_array(signature.args[number])(context, builder, array)
-            pointer = cgutils.get_item_pointer(context, builder, signature.args[number], struct, [row, column])
-            return builder.bitcast(pointer, kind.as_pointer())
+            return cgutils.get_item_pointer(context, builder, signature.args[number], struct, [row, column])
 
         with cgutils.for_range(builder, steps) as step:
             column = builder.mul(step.index, integer(LANES))
-            factors = builder.load(place(2, weights, tap, column, vector), align=4)
+            factors = builder.load(place(2, weights, tap, column), align=4, typ=vector)
             column = builder.add(at, builder.mul(step.index, integer(3 * PIXELS)))
             for row, total in enumerate(totals):
-                pixels = builder.load(place(0, rows, integer(row), column, vector), align=4)
+                pixels = builder.load(place(0, rows, integer(row), column), align=4, typ=vector)
                 product = builder.fmul(pixels, factors, flags=("fast",))
-                builder.store(builder.fadd(builder.load(total), product, flags=("fast",)), total)
+                builder.store(builder.fadd(builder.load(total, typ=vector), product, flags=("fast",)), total)
         for row, total in enumerate(totals):
-            pixel = _folded(builder, builder.load(total))
-            builder.store(pixel, place(5, sums, integer(row), to, pixel.type), align=4)
+            pixel = _folded(builder, builder.load(total, typ=vector))
+            store(builder, pixel, place(5, sums, integer(row), to), align=4)
         return context.get_dummy_value()
 
     return types.void(rows, types.int64, weights, types.int64, types.int64, sums, types.int64), generate

@@ -8,15 +8,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from respipe.backends.compiled.llvm import address, store
+
 _LANES = 8
 
 CHUNK = 32
 """Bytes that are copied at a time."""
-
-
-def address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Of an element of an array, for LLVM."""
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
 
 def _all_lanes(builder: Any, vector: Any, value: Any) -> Any:
@@ -29,7 +26,7 @@ def _all_lanes(builder: Any, vector: Any, value: Any) -> Any:
 def _load_word(_context: Any, data: Any, _position: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = address(context, builder, signature.args[0], *arguments)
-        word = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        word = builder.load(place, align=1, typ=ir.IntType(64))
         return builder.bswap(word)
 
     return types.uint64(data, types.int64), generate
@@ -40,10 +37,10 @@ def _copy_chunk(_context: Any, data: Any, _start: Any, out: Any, _to: Any) -> An
         vector: Any = ir.VectorType(ir.IntType(8), CHUNK)
         mask: Any = ir.IntType(CHUNK)
         data, start, out, to = arguments
-        source = builder.bitcast(address(context, builder, signature.args[0], data, start), vector.as_pointer())
-        target = builder.bitcast(address(context, builder, signature.args[2], out, to), vector.as_pointer())
-        values = builder.load(source, align=1)
-        builder.store(values, target, align=1)
+        source = address(context, builder, signature.args[0], data, start)
+        target = address(context, builder, signature.args[2], out, to)
+        values = builder.load(source, align=1, typ=vector)
+        store(builder, values, target, align=1)
         found = builder.bitcast(builder.icmp_unsigned("==", values, vector([0xFF] * CHUNK)), mask)
         return builder.zext(builder.cttz(found, ir.IntType(1)(0)), ir.IntType(64))
 
@@ -54,11 +51,12 @@ def _add_scaled(_context: Any, target: Any, _to: Any, source: Any, _start: Any, 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector: Any = ir.VectorType(ir.FloatType(), _LANES)
         target, to, source, start, factor = arguments
-        into = builder.bitcast(address(context, builder, signature.args[0], target, to), vector.as_pointer())
-        row = builder.bitcast(address(context, builder, signature.args[2], source, start), vector.as_pointer())
-        added = builder.fmul(_all_lanes(builder, vector, factor), builder.load(row, align=4), flags=("fast",))
-        total = builder.fadd(builder.load(into, align=4), added, flags=("fast",))
-        builder.store(total, into, align=4)
+        into = address(context, builder, signature.args[0], target, to)
+        row = address(context, builder, signature.args[2], source, start)
+        factors = _all_lanes(builder, vector, factor)
+        added = builder.fmul(factors, builder.load(row, align=4, typ=vector), flags=("fast",))
+        total = builder.fadd(builder.load(into, align=4, typ=vector), added, flags=("fast",))
+        store(builder, total, into, align=4)
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64, types.float32), generate
@@ -69,7 +67,7 @@ def _spread(_context: Any, target: Any, _value: Any) -> Any:
         vector: Any = ir.VectorType(ir.FloatType(), _LANES)
         target, value = arguments
         start = address(context, builder, signature.args[0], target, ir.IntType(64)(0))
-        builder.store(_all_lanes(builder, vector, value), builder.bitcast(start, vector.as_pointer()), align=4)
+        store(builder, _all_lanes(builder, vector, value), start, align=4)
         return context.get_dummy_value()
 
     return types.void(target, types.float32), generate
@@ -84,16 +82,15 @@ def _store_pixels(_context: Any, block: Any, plane: Any, _at: Any, _stride: Any)
         least, most = floats([0.0] * _LANES), floats([255.0] * _LANES)
         for x in range(_LANES):
             place = address(context, builder, signature.args[0], block, integer(_LANES * x))
-            place = builder.bitcast(place, floats.as_pointer())
-            value = builder.load(place, align=4)
-            builder.store(least, place, align=4)
+            value = builder.load(place, align=4, typ=floats)
+            store(builder, least, place, align=4)
             # Before the conversion, which is undefined for numbers out of range, as damaged images have them.
             value = builder.select(builder.fcmp_ordered(">", value, least), value, least)
             value = builder.select(builder.fcmp_ordered("<", value, most), value, most)
             pixels = builder.trunc(builder.fptosi(value, numbers), ir.VectorType(ir.IntType(8), _LANES))
             into = builder.add(at, builder.mul(stride, integer(x)))
             place = address(context, builder, signature.args[1], plane, into)
-            builder.store(pixels, builder.bitcast(place, pixels.type.as_pointer()), align=1)
+            store(builder, pixels, place, align=1)
         return context.get_dummy_value()
 
     return types.void(block, plane, types.int64, types.int64), generate
@@ -106,7 +103,7 @@ def _store_flat(_context: Any, _value: Any, plane: Any, _at: Any, _stride: Any) 
         for x in range(_LANES):
             into = builder.add(at, builder.mul(stride, ir.IntType(64)(x)))
             place = address(context, builder, signature.args[1], plane, into)
-            builder.store(pixels, builder.bitcast(place, pixels.type.as_pointer()), align=1)
+            store(builder, pixels, place, align=1)
         return context.get_dummy_value()
 
     return types.void(types.uint8, plane, types.int64, types.int64), generate

@@ -13,12 +13,11 @@ from respipe.backends.compiled.memory import buffer_table, output_of, output_tab
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK, standard_lookup
-from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.simd import PIXELS
 from respipe.backends.tiles.taps import chroma_filter, fixed_point
 from respipe.jpeg.compilation import compiled
-from respipe.jpeg.compiled_header import Layout, read_layout
+from respipe.jpeg.compiled_header import Layout, read_layout, read_quantizers
 from respipe.storage.dataset import Dataset
 
 
@@ -136,8 +135,10 @@ def _resize(
         resize_columns(luma, luma, True, out)
         return
     high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
-    vertical = chroma_filter(vertical, high, (layout.height + high - 1) // high)
-    horizontal = chroma_filter(horizontal, wide, (layout.width + wide - 1) // wide)
+    # Where chroma is halved horizontally, to at most two columns, libjpeg repeats its samples along both axes.
+    repeats = wide == 2 and layout.width <= 4
+    vertical = chroma_filter(vertical, high, (layout.height + high - 1) // high, repeats)
+    horizontal = chroma_filter(horizontal, wide, (layout.width + wide - 1) // wide, repeats)
     top, left = top // high, left // wide
     num_chroma = (planes.red - planes.blue) // planes.chroma_columns
     rows = scratch.rows[rows.size : rows.size + 2 * num_chroma * stride].reshape(num_chroma, 2 * stride)

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
-from respipe.backends.tiles.intrinsics import address
+from respipe.backends.compiled.llvm import address, element, store
 
 cgutils: Any = untyped_cgutils
 
@@ -74,27 +74,27 @@ def _weigh_columns(
         columns: list[Any] = []
         for i in range(BLOCK):
             number = builder.add(x, _integer(i))
-            origin = builder.load(address(context, builder, kinds[2], first, number))
+            origin = builder.load(address(context, builder, kinds[2], first, number), typ=_integer)
             origin = builder.add(start, builder.mul(origin, _integer(BAND)))
-            column = builder.bitcast(address(context, builder, kinds[0], plane, origin), samples.as_pointer())
+            column = address(context, builder, kinds[0], plane, origin)
             tap = address(context, builder, kinds[3], weights, builder.mul(number, count))
-            constant = builder.load(address(context, builder, kinds[4], constants, number))
+            constant = builder.load(address(context, builder, kinds[4], constants, number), typ=_word)
             total = cgutils.alloca_once_value(builder, _everywhere(builder, constant, BAND))
             columns.append((column, tap, total))
         with cgutils.for_range(builder, count) as loop:
             for column, tap, total in columns:
-                values = builder.load(builder.gep(column, [loop.index]), align=1)
+                values = builder.load(element(builder, column, samples, loop.index), align=1, typ=samples)
                 values = builder.shl(builder.zext(values, words), words([8] * BAND))
-                weight = _everywhere(builder, builder.load(builder.gep(tap, [loop.index])), BAND)
-                product = _high_product(builder, values, weight, "zext")
-                builder.store(builder.add(builder.load(total), product), total)
-        lines = _transposed(builder, [builder.load(total) for _, _, total in columns])
+                weight = builder.load(element(builder, tap, _word, loop.index), typ=_word)
+                product = _high_product(builder, values, _everywhere(builder, weight, BAND), "zext")
+                builder.store(builder.add(builder.load(total, typ=words), product), total)
+        lines = _transposed(builder, [builder.load(total, typ=words) for _, _, total in columns])
         for i, line in enumerate(lines):
             for start in range(0, BAND, BLOCK):
                 part = _shuffled(builder, line, line, list(range(start, start + BLOCK)))
                 at = builder.add(to, builder.mul(stride, _integer(start + i)))
                 into = address(context, builder, kinds[7], rows, at)
-                builder.store(part, builder.bitcast(into, part.type.as_pointer()), align=2)
+                store(builder, part, into, align=2)
         return context.get_dummy_value()
 
     number = types.int64
@@ -144,13 +144,13 @@ def _weigh_rows(lanes: int) -> Any:
             total = cgutils.alloca_once_value(builder, _everywhere(builder, constant, lanes))
             with cgutils.for_range(builder, count) as loop:
                 at = builder.add(start, builder.mul(loop.index, stride))
-                row = builder.bitcast(address(context, builder, signature.args[0], rows, at), vector.as_pointer())
+                row = address(context, builder, signature.args[0], rows, at)
                 place = address(context, builder, signature.args[3], weights, builder.add(tap, loop.index))
-                weight = _everywhere(builder, builder.load(place), lanes)
-                product = _high_product(builder, builder.load(row, align=2), weight, "zext")
-                builder.store(builder.add(builder.load(total), product), total)
-            into = builder.bitcast(address(context, builder, signature.args[7], sums, to), vector.as_pointer())
-            builder.store(builder.load(total), into, align=2)
+                weight = _everywhere(builder, builder.load(place, typ=_word), lanes)
+                product = _high_product(builder, builder.load(row, align=2, typ=vector), weight, "zext")
+                builder.store(builder.add(builder.load(total, typ=vector), product), total)
+            into = address(context, builder, signature.args[7], sums, to)
+            store(builder, builder.load(total, typ=vector), into, align=2)
             return context.get_dummy_value()
 
         number = types.int64
@@ -171,7 +171,7 @@ def _convert(_context: Any, sums: Any, pixels: Any, _to: Any) -> Any:
         def sample(plane: int) -> Any:
             """In parts of 64, which leaves bits for the sign and for 1.772 times as much."""
             at = address(context, builder, signature.args[0], sums, _integer(PIXELS * plane))
-            value = builder.load(builder.bitcast(at, vector.as_pointer()), align=2)
+            value = builder.load(at, align=2, typ=vector)
             return builder.lshr(value, constant(2))
 
         def scaled(value: Any, factor: float) -> Any:
@@ -204,7 +204,7 @@ def _convert(_context: Any, sums: Any, pixels: Any, _to: Any) -> Any:
             found = builder.bitcast(pixel, _vector(_byte, 4 * half))
             found = _shuffled(builder, found, found, [4 * number + byte for number in range(half) for byte in range(3)])
             into = address(context, builder, signature.args[1], pixels, builder.add(to, _integer(3 * start)))
-            builder.store(found, builder.bitcast(into, found.type.as_pointer()), align=1)
+            store(builder, found, into, align=1)
         return context.get_dummy_value()
 
     return types.void(sums, pixels, types.int64), generate

@@ -13,7 +13,7 @@ from respipe.jpeg.compilation import compiled
 
 
 @compiled
-def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
+def chroma_filter(luma: Filter, ratio: int, num_samples: int, repeats: bool) -> Filter:
     """The filter on a chroma plane that equals a filter on the upsampled plane.
 
     As libjpeg does, chroma of half the resolution is upsampled with a triangle filter (3/4 of the nearer sample and 1/4
@@ -23,11 +23,13 @@ def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
         luma: filter on the upsampled plane.
         ratio: upsampled samples for each chroma sample.
         num_samples: chroma samples of the image along this axis.
+        repeats: whether samples are repeated also at half the resolution.
     """
     if ratio == 1:
         return luma
     size, num_luma = luma.weights.shape
-    margin = 1 if ratio == 2 else 0
+    is_smooth = ratio == 2 and not repeats
+    margin = 1 if is_smooth else 0
     start, stop = reach(luma)
     low, high = max((start - margin) // ratio, 0), min((stop - 1 + margin) // ratio + 1, num_samples)
     num_taps = min(num_luma // ratio + 2, high - low)
@@ -35,7 +37,7 @@ def chroma_filter(luma: Filter, ratio: int, num_samples: int) -> Filter:
     weights = np.zeros((size, num_taps), np.float32)
     for i in range(size):
         at = luma.first[i]
-        if ratio != 2:
+        if not is_smooth:
             origin = min(at // ratio, high - num_taps)
             for k in range(num_luma):
                 weights[i, (at + k) // ratio - origin] += luma.weights[i, k]

@@ -14,9 +14,8 @@ from PIL import Image
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK, standard_lookup
-from respipe.backends.tiles.header import read_quantizers
 from respipe.backends.tiles.simd import BAND
-from respipe.jpeg.compiled_header import read_layout
+from respipe.jpeg.compiled_header import read_layout, read_quantizers
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, encode, noise, upsampling
 
 LOOKUP = standard_lookup()

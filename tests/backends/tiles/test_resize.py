@@ -36,7 +36,7 @@ def test_the_chroma_filter_is_upsampling_followed_by_the_luma_filter(
 ) -> None:
     hull = int(np.floor(start)), int(np.ceil(start + extent))
     luma = triangle_filter(start, extent, *hull, length, size, False)
-    chroma = chroma_filter(luma, ratio, -(-length // ratio))
+    chroma = chroma_filter(luma, ratio, -(-length // ratio), False)
     expected = matrix(luma, length) @ upsampling(length, ratio)
     np.testing.assert_allclose(matrix(chroma, -(-length // ratio)), expected, atol=1e-5)
 
