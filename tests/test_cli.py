@@ -281,3 +281,24 @@ def test_plot_throughput_draws_what_bench_wrote(tmp_path: Path) -> None:
     result = run("plot", "throughput", tmp_path / "bench.json", "--output", tmp_path / "bench.svg")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "bench.svg").stat().st_size > 0
+
+
+COMMANDS = ["convert", "verify", "inspect", "plan", "train", "evaluate", "bench", "doctor", "plot schedule", "plot run"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example_and_fits_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run(*command.split(), "--help")
+    assert f"Example: respipe {command}" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_first_screen_says_what_one_does_first() -> None:
+    result = run("--help")
+    assert (
+        result.stdout.index("respipe convert") < result.stdout.index("respipe train") < result.stdout.index("Options")
+    )
+    assert "--install-completion" in result.stdout

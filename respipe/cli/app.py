@@ -55,7 +55,6 @@ def _one_line(error: RespipeError | ValueError | OSError) -> str:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -72,7 +71,16 @@ def respipe(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Resolution scheduling in the data loader: convert data, plan schedules, evaluate models, measure, draw."""
+    """Resolution scheduling in the data loader: convert data, plan schedules, train, evaluate, measure, draw.
+
+    First: respipe convert images/train train.beton
+
+    Then: respipe bench train.beton, and respipe plan trd_imagenet
+
+    And: respipe train trd_imagenet --data train.beton --val val.beton --output run
+
+    Where something does not work: respipe doctor
+    """
     ctx.with_resource(logs_on_stderr(logging.DEBUG if debug else logging.INFO))
 
 

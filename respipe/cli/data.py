@@ -61,7 +61,10 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store images at several sizes in one .beton file. Run the same again to go on after an interruption."""
+    """Store images at several sizes in one .beton file. Run the same again to go on after an interruption.
+
+    Example: respipe convert imagenet/train train.beton
+    """
     from respipe.conversion import TooManyCorruptError
     from respipe.conversion import convert as convert_images
 
@@ -107,7 +110,10 @@ def verify(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look for damaged images; the exit status is 1 if there are any."""
+    """Look for damaged images; the exit status is 1 if there are any.
+
+    Example: respipe verify train.beton --decode
+    """
     from respipe.conversion import verify as verify_images
 
     with progress("verifying") as on_progress:
@@ -124,7 +130,10 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a .beton file or a class folder holds."""
+    """Show what a .beton file or a class folder holds.
+
+    Example: respipe inspect train.beton
+    """
     from respipe.conversion import inspect as inspect_dataset
 
     report = inspect_dataset(path)

@@ -29,7 +29,8 @@ def diagnose() -> dict[str, Any]:
 
     Returns:
         the report, ready for JSON: ``system``, ``packages``, ``gpus``, ``backends``, ``auto`` (by kind of data, the
-        ``backend`` that decoded it, or the ``error``), ``missing`` (with a ``command`` each), and ``ok``.
+        ``backend`` that decoded it, or the ``error``), ``missing`` (with a ``command`` each),
+        ``advice`` (what this machine gains most from: ``command`` and ``reason``), and ``ok``.
     """
     core = {name: version(name) for name in _core_packages()}
     packages = [{"name": name, "version": found, "use": "core"} for name, found in core.items()]
@@ -41,6 +42,7 @@ def diagnose() -> dict[str, Any]:
         "gpus": [],
         "backends": [],
         "auto": {},
+        "advice": [],
         "missing": [{"name": name, "command": "pip install respipe"} for name, found in core.items() if not found],
         "ok": False,
     }
@@ -59,6 +61,7 @@ def diagnose() -> dict[str, Any]:
         for name, extra in _EXTRAS.items()
         if version(name) is None
     ]
+    report["advice"] = _advice(report["gpus"], [one["name"] for one in report["backends"] if one["installed"]])
     report["auto"] = try_out_auto("cuda" if report["gpus"] else "cpu")
     report["ok"] = all(outcome["error"] is None for outcome in report["auto"].values())
     return report
@@ -99,6 +102,17 @@ def _gpus() -> list[dict[str, Any]]:
         {"name": gpu.name, "memory_gb": gpu.total_memory / 1e9, "capability": f"{gpu.major}.{gpu.minor}"}
         for gpu in gpus
     ]
+
+
+def _advice(gpus: list[dict[str, Any]], installed: list[str]) -> list[dict[str, str]]:
+    """What to install for this machine, beyond what the backends for any CPU need, which comes with respipe."""
+    if not gpus or "dali" in installed:
+        return []
+    import torch
+
+    extra = "dali-cuda12" if (torch.version.cuda or "13").startswith("12") else "dali-cuda13"
+    reason = f"DALI decodes on the {gpus[0]['name']} and leaves the CPU to the rest."
+    return [{"command": f"pip install 'respipe[{extra}]'", "reason": reason}]
 
 
 def _backends() -> list[dict[str, Any]]:

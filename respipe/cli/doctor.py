@@ -11,7 +11,10 @@ from respipe.cli.console import write_json, write_line, write_table
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed, which backend "auto" takes, and the command for whatever is missing."""
+    """Say what is installed, which backend "auto" takes, and what to install for this machine.
+
+    Example: respipe doctor
+    """
     from respipe.cli.diagnosis import diagnose
 
     report = diagnose()
@@ -47,6 +50,10 @@ def _show(report: dict[str, Any]) -> None:
             [(missing["name"], missing["command"]) for missing in report["missing"]],
             left=("missing", "install it with"),
         )
+    for advice in report["advice"]:
+        write_line()
+        write_line(f"For this machine: {advice['command']}", style="bold")
+        write_line(advice["reason"])
     write_line()
     write_line("All of the core works." if report["ok"] else "The core of respipe does not work here: see above.")
 

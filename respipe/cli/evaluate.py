@@ -75,7 +75,10 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a trained model's accuracy and cost at several test sizes."""
+    """Show a trained model's accuracy and cost at several test sizes.
+
+    Example: respipe evaluate run val.beton --sizes 96:320:32
+    """
     from respipe.cli.subject import read_subject
 
     subject = read_subject(

@@ -48,7 +48,10 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a schedule's epochs, sizes, steps and cost."""
+    """Show a schedule's epochs, sizes, steps and cost.
+
+    Example: respipe plan 'TRD(224, 112, 0.5)' --epochs 90, or respipe plan trd_imagenet
+    """
     from respipe.cli.outline import read_outline
     from respipe.cli.plan_report import plan_report
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from respipe.cli.console import write_line
+from respipe.cli.arguments import AsJson
+from respipe.cli.console import write_json, write_line
 from respipe.cli.plan import BatchSize, Epochs, NumSamples, Source
 
 plot = typer.Typer(no_args_is_help=True, help="Draw a schedule, training runs or a benchmark.")
@@ -25,8 +26,12 @@ def plot_schedule_command(
     epochs: Epochs = None,
     num_samples: NumSamples = None,
     batch_size: BatchSize = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw the sizes of a schedule and its cumulative cost."""
+    """Draw the sizes of a schedule and its cumulative cost.
+
+    Example: respipe plot schedule trd_imagenet -o schedule.png
+    """
     from respipe.cli.outline import read_outline
     from respipe.plots import plot_schedule
 
@@ -38,28 +43,43 @@ def plot_schedule_command(
         num_samples=outline.num_samples,
         batch_size=outline.batch_size,
     )
-    write_line(f"Wrote {output}")
+    _tell(output, as_json=as_json)
 
 
 @plot.command("run")
 def plot_run_command(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders with a log.jsonl each.")],
     output: Output,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw loss, accuracy and sizes of training runs, by epoch and by wall time."""
+    """Draw loss, accuracy and sizes of training runs, by epoch and by wall time.
+
+    Example: respipe plot run runs/fixed runs/trd -o runs.png
+    """
     from respipe.plots import plot_runs
 
     plot_runs(run_dirs, output)
-    write_line(f"Wrote {output}")
+    _tell(output, as_json=as_json)
 
 
 @plot.command("throughput")
 def plot_throughput_command(
     results: Annotated[Path, typer.Argument(metavar="FILE.json", help="What `respipe bench --json` wrote.")],
     output: Output,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw images per second against image size from a benchmark's JSON."""
+    """Draw images per second against image size from a benchmark's JSON.
+
+    Example: respipe bench train.beton --json > b.json; respipe plot throughput b.json -o b.png
+    """
     from respipe.plots import plot_throughput
 
     plot_throughput(json.loads(results.read_text(encoding="utf-8")), output)
-    write_line(f"Wrote {output}")
+    _tell(output, as_json=as_json)
+
+
+def _tell(output: Path, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"picture": str(output)})
+    else:
+        write_line(f"Wrote {output}")

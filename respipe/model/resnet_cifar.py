@@ -15,7 +15,8 @@ class ResNetCifar(nn.Module):
 
     He et al., "Deep Residual Learning for Image Recognition", section 4.2, with projection shortcuts where the shape
     changes. The bottleneck form (He et al., "Identity Mappings in Deep Residual Networks", section 4, with ReLU after
-    the addition) is what TRD calls ResNet-56 and ResNet-110: 90 and 173 million multiply-adds at 32 px.
+    the addition) is what TRD calls ResNet-56 and ResNet-110: 87 and 167 million multiply-adds at 32 px as
+    :func:`respipe.cost.counted` counts them; its paper says 90 and 173, which is about what BatchNorm adds.
     It pools adaptively, so that it takes images of every size from 4 * ``stem_stride`` px on.
 
     Args:
