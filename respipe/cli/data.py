@@ -216,6 +216,9 @@ def _show_inspection(report: Inspection) -> None:
     if not report.num_labels:
         classes = "no labels"
     write_line(f"{report.num_samples:,} samples, {classes}, {'with' if report.has_checksums else 'without'} checksums")
+    if report.classes:
+        more = f", ... {report.classes[-1]}" if len(report.classes) > _MOST_LISTED else ""
+        write_line(f"classes: {', '.join(report.classes[:_MOST_LISTED])}{more}")
     write_line()
     write_table(
         ("level", "images", "median size", "sides", "size", "per image", "raw", "tiled"),

@@ -339,9 +339,17 @@ def _explained(path: Path) -> Generator[None, None, None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the renaming of a file on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Put the renaming of a file on disk, where the file system can."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        logger.warning(
+            "%s: the folder cannot be synced (%s); the finished file is whole, but its name might not survive a power "
+            "cut in the next seconds",
+            folder,
+            error.strerror,
+        )

@@ -6,7 +6,7 @@ last line that is whole never happened. The open journal is also the lock that k
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import logging
 import os
@@ -18,7 +18,15 @@ from typing import Any, Self
 from respipe.errors import ConversionError
 from respipe.storage.beton.pages import PageRecord
 
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
+
 logger = logging.getLogger(__name__)
+
+# What file systems without locks answer.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _VERSION = 3
 
@@ -106,11 +114,32 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return json.loads(text) if line.endswith(b"\n") and checksum == b"%08x" % zlib.crc32(text) else None
 
 
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock an open file, where the system and the file system can.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+    logger.warning(
+        "%s cannot be locked on this file system: make sure that no other conversion writes to the same target", path
+    )
+
+
 def _open_locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, path)
             # The conversion that held it may have finished and deleted it in between.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor

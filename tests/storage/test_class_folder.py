@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from respipe.errors import StorageError
+from respipe.storage import open_dataset
 from respipe.storage.class_folder import scan_class_folder
 
 
@@ -51,6 +54,67 @@ def test_empty_classes_keep_their_number_and_are_named(tmp_path: Path, caplog: p
     assert found.classes == ("a", "b", "c")
     assert found.labels.tolist() == [0, 2]
     assert "1 of 3 classes have no images, first b" in caplog.text
+
+
+def test_every_extension_of_torchvision_and_more_is_taken_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = sorted(f"a/{number:02}{extension}" for number, extension in enumerate((*IMG_EXTENSIONS, ".jfif", ".gif")))
+    touch(tmp_path, *taken, "a/x.txt", "a/in/y.TXT", "a/z", "loose.jpg", "readme.md")
+    with caplog.at_level(logging.WARNING):
+        assert list(scan_class_folder(tmp_path).names) == taken
+    assert "passed over 2 x .txt files" in caplog.text
+    for what in (
+        "1 x no extension files",
+        "1 x .md files",
+        "1 images lie in no class and are passed over, first loose",
+    ):
+        assert what in caplog.text
+
+
+def test_hidden_names_and_litter_are_left_out_at_every_depth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    litter = ["a/._x.JPEG", "a/in/.ipynb_checkpoints/x.jpg", "a/@eaDir/x.jpg/thumb.jpg", "__MACOSX/a/x.jpg"]
+    touch(tmp_path, "a/1.jpg", *litter, "lost+found/1.jpg", ".git/x.jpg", "a/Thumbs.db")
+    with caplog.at_level(logging.WARNING):
+        found = scan_class_folder(tmp_path)
+    assert (found.classes, list(found.names)) == (("a",), ["a/1.jpg"])
+    for what in ("3 x hidden names", "1 x @eaDir", "1 x __MACOSX", "1 x lost+found", "1 x Thumbs.db"):
+        assert what in caplog.text
+
+
+def test_parent_of_splits_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    touch(tmp_path / "data", "train/cat/1.jpg", "val/cat/1.jpg")
+    with pytest.raises(StorageError, match=r"splits.*`respipe convert \S*/data/train train.beton` and `.*data/val"):
+        scan_class_folder(tmp_path / "data")
+    touch(tmp_path / "flat", "test/1.jpg", "dev/1.jpg")
+    assert scan_class_folder(tmp_path / "flat").classes == ("dev", "test")
+    touch(tmp_path / "mixed", "train/steam/1.jpg", "plane/1.jpg")
+    assert scan_class_folder(tmp_path / "mixed").classes == ("plane", "train")
+
+
+def test_flat_folders_and_archives_are_refused_with_what_to_type(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", "1.jpg", "2.jpg")
+    with pytest.raises(StorageError, match=r"2 images directly in it. Move each image into a folder named after"):
+        scan_class_folder(tmp_path / "flat")
+    touch(tmp_path / "packed", "train.tar", "notes")
+    with pytest.raises(StorageError, match=r"passed over .*1 x .tar files.* Name one of the .tar"):
+        scan_class_folder(tmp_path / "packed")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "flat", "flat")
+    with pytest.raises(StorageError, match=r"x.tar is a tar archive, not a .beton. Convert it with"):
+        open_dataset(tmp_path / "x.tar")
+
+
+def test_classes_that_are_numbers_are_warned_about_where_their_order_is_not_theirs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path / "many", *(f"{number}/1.jpg" for number in range(11)))
+    touch(tmp_path / "few", *(f"{number}/1.jpg" for number in range(10)))
+    with caplog.at_level(logging.WARNING):
+        scan_class_folder(tmp_path / "few")
+        assert not caplog.text
+        assert scan_class_folder(tmp_path / "many").classes[:3] == ("0", "1", "10")
+    assert "sorted as text as torchvision does: 0, 1, 10, 2, ... Label 2 is class 10" in caplog.text
 
 
 @pytest.mark.parametrize("names", [(), ("1.jpg",), ("a/notes.txt",)])

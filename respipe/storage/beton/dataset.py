@@ -90,9 +90,9 @@ class BetonDataset:
         for name, kind in _ATTRIBUTES.items():
             if not isinstance(self._attributes.get(name, kind()), kind):
                 raise ValueError(f"its attribute {name!r} is no {kind.__name__}")
-        if isinstance(recorded := self._attributes.get("fields"), dict):
-            for name, field in cast("dict[str, dict[str, Any]]", recorded).items():
-                self._fields[name] = self._recorded(appendix, str(name), field["kind"])
+        for field in cast("list[dict[str, Any]]", self._attributes.get("fields", [])):
+            name = str(field["name"])
+            self._fields[name] = self._recorded(appendix, name, field["kind"])
         classes, label = self._attributes["classes"], self._fields.get("label")
         if classes is not None and label is not None:
             self._classes = tuple(str(name) for name in classes)

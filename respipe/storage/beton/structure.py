@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,20 @@ from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced
 from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
 from respipe.storage.dataset import Level
 from respipe.storage.upright import most_pixels
+
+_OTHERS = {
+    "a tar archive": (257, b"ustar"),
+    "a zip archive": (0, b"PK\3\4"),
+    "a gzip archive": (0, b"\x1f\x8b"),
+    "an xz archive": (0, b"\xfd7zXZ"),
+    "a Zstandard archive": (0, b"\x28\xb5\x2f\xfd"),
+    "a 7z archive": (0, b"7z\xbc\xaf"),
+    "a RAR archive": (0, b"Rar!"),
+    "a Parquet file": (0, b"PAR1"),
+    "an HDF5 file": (0, b"\x89HDF"),
+    "a JPEG image": (0, b"\xff\xd8\xff"),
+    "a PNG image": (0, b"\x89PNG"),
+}
 
 
 def broken(path: Path, what: str) -> StorageError:
@@ -103,11 +118,22 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
         raise broken(path, f"it has {len(memory)} bytes, fewer than a header")
     header = memory[: HEADER.itemsize].view(HEADER)[0]
     num_fields, num_samples = int(header["num_fields"]), int(header["num_samples"])
+    if kind := _other_format(memory):
+        raise StorageError(
+            f"{path} is {kind}, not a .beton. Convert it with `respipe convert {shlex.quote(str(path))} TARGET.beton`, "
+            "or unpack it into one folder per class."
+        )
     if header["version"] != VERSION:
         raise broken(path, f"its format version is {header['version']} where {VERSION} is expected")
     if num_fields < 1 or num_samples < 1:
         raise broken(path, f"it has {num_fields} fields and {num_samples} samples")
     return num_fields, num_samples, int(header["alloc_table_ptr"])
+
+
+def _other_format(memory: NDArray[np.uint8]) -> str | None:
+    """What a file that is no ``.beton`` is, where its first bytes say so."""
+    head = memory[:512].tobytes()
+    return next((kind for kind, (start, mark) in _OTHERS.items() if head[start:].startswith(mark)), None)
 
 
 def _read_fields(path: Path, table: NDArray[Any]) -> dict[str, FieldType]:

@@ -117,7 +117,7 @@ class BetonWriter:
             {
                 **attributes,
                 "levels": list(self._levels),
-                "fields": {name: {"kind": column.kind} for name, column in fields.items()},
+                "fields": [{"name": name, "kind": column.kind} for name, column in fields.items()],
                 "tiled": sum(record.num_tiled for record in records) == len(images),
             },
             start=start,
