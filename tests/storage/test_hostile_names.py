@@ -40,7 +40,7 @@ def write(root: Path, *names: str) -> None:
 def test_files_of_any_name_are_read_and_shown_escaped(tmp_path: Path) -> None:
     write(tmp_path, *(f"a/{name}" for name in NAMES), *(f"{name}/1.jpg" for name in NAMES))
     dataset = FolderDataset(tmp_path)
-    assert len(dataset) == 2 * len(NAMES) - 1  # a folder whose name begins with a dot is no class
+    assert len(dataset) == 2 * (len(NAMES) - 1)  # what begins with a dot is neither a class nor an image
     for index in range(len(dataset)):
         dataset.check(index)
         assert dataset.name(index).isprintable()

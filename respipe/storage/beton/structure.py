@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,9 +118,10 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
     header = memory[: HEADER.itemsize].view(HEADER)[0]
     num_fields, num_samples = int(header["num_fields"]), int(header["num_samples"])
     if kind := _other_format(memory):
+        remedy = "Put images into one folder" if "image" in kind else "Unpack it into one folder"
         raise StorageError(
-            f"{path} is {kind}, not a .beton. Convert it with `respipe convert {shlex.quote(str(path))} TARGET.beton`, "
-            "or unpack it into one folder per class."
+            f"{path} is {kind}, not a .beton. {remedy} per class, and name the folder that holds these: "
+            "`respipe convert FOLDER TARGET.beton`."
         )
     if header["version"] != VERSION:
         raise broken(path, f"its format version is {header['version']} where {VERSION} is expected")
