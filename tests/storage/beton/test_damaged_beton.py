@@ -201,7 +201,9 @@ def test_huge_counts_allocate_nothing(folder: Path, plain: bytes) -> None:
 def test_foreign_files_are_refused(folder: Path, data: bytes) -> None:
     path = folder / "foreign.beton"
     write_anew(path, data)
-    with pytest.raises(StorageError, match=r"foreign.beton (cannot be read as|is a (PNG image|zip archive), not) a .beton"):
+    with pytest.raises(
+        StorageError, match=r"foreign.beton (cannot be read as|is a (PNG image|zip archive), not) a .beton"
+    ):
         BetonDataset(path)
 
 
