@@ -36,7 +36,8 @@ def test_two_processes_train_one_model_and_resume_exactly(tmp_path: Path, jpeg_f
     (alone,) = respipe.evaluate(model, jpeg_folder, 32, backend="reference", num_threads=1)
     for rank in ranks:
         assert (rank["top1"], rank["count"]) == (alone.top1, 18)
-        assert rank["loss"] == pytest.approx(alone.loss, rel=1e-5)
+        # Batches of another length are added up in another order: in one process, too, 1.26068 to 1.26070.
+        assert rank["loss"] == pytest.approx(alone.loss, rel=1e-4)
     images = [sum(totals["images"] for totals in epoch["sizes"].values()) for epoch in epochs(tmp_path / "run")]
     assert images == [16, 16]
 
