@@ -95,6 +95,10 @@ class Backend(Protocol):
         """The backend's name as given to ``Loader(backend=...)``."""
         ...
 
+    def prepare(self, max_images: int) -> None:
+        """Expect batches of up to ``max_images`` images, before the first one is submitted. More are no error."""
+        ...
+
     def room(self, job: ReadJob) -> int:
         """Number of batches like this one that should be in flight to keep the backend busy, at least 2."""
         ...

@@ -56,17 +56,21 @@ class PooledBackend:
         name: of the backend; its threads are called after it, as debuggers and profilers show them.
         dataset: where the images are.
         decode: fills in a range of a batch.
+        device: where batches are used. For a GPU they are decoded into memory that it can copy from.
         num_threads: decoding threads.
     """
 
-    def __init__(self, name: str, dataset: Dataset, decode: Decoder, *, num_threads: int) -> None:
+    def __init__(self, name: str, dataset: Dataset, decode: Decoder, *, device: torch.device, num_threads: int) -> None:
         self.name = name
         self._dataset = dataset
         self._decode = decode
         self._num_threads = num_threads
         self._threads = DaemonPool(num_threads, f"respipe-{name}")
-        self._buffers = OutputBuffers()
+        self._buffers = OutputBuffers(pinned=device.type == "cuda")
         self._batches: deque[tuple[tuple[torch.Tensor, ...], list[Future[None]]]] = deque()
+
+    def prepare(self, max_images: int) -> None:
+        """See :class:`respipe.backends.base.Backend`; nothing here is made for a batch's length."""
 
     def room(self, job: ReadJob) -> int:
         """See :class:`respipe.backends.base.Backend`."""
@@ -75,13 +79,14 @@ class PooledBackend:
 
     def submit(self, job: ReadJob) -> None:
         """Start decoding a batch."""
-        outputs = self._buffers.allocate([(len(job), size, size, 3) for size in job.sizes])
+        tensors = self._buffers.allocate([(len(job), size, size, 3) for size in job.sizes])
+        outputs = tuple(tensor.numpy() for tensor in tensors)
         # Enough that half of the batches in flight occupy all threads.
         parts = ranges(job.covers, -(-2 * self._num_threads // self.room(job)))
         futures = [
             self._threads.submit(_decode_part, self._decode, self._dataset, job, part, outputs) for part in parts
         ]
-        self._batches.append((tuple(torch.from_numpy(output) for output in outputs), futures))
+        self._batches.append((tensors, futures))
 
     def collect(self) -> tuple[torch.Tensor, ...]:
         """Wait for the oldest batch; raises what its decoder raised."""
@@ -127,29 +132,38 @@ def ranges(covers: NDArray[np.int64], max_parts: int) -> list[slice]:
 
 
 class OutputBuffers:
-    """Hands out uint8 arrays and takes their memory back.
+    """Hands out uint8 tensors on the CPU and takes their memory back.
 
     The system clears fresh memory page by page when it is first written to, which can cost a large batch a third of
     the time to decode it. All buffers are as large as the largest batch so far: batches of changing sizes share them.
+
+    Args:
+        pinned: whether a GPU is to copy from them, without another copy on the host. Torch's allocator uses that memory
+            again, which waits for copies that still run when a tensor is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, pinned: bool = False) -> None:
+        self._pinned = pinned
         self._num_bytes = 0
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=_MOST_FREE)
 
-    def allocate(self, shapes: Sequence[tuple[int, ...]]) -> tuple[NDArray[np.uint8], ...]:
-        """One array of each shape, contiguous, its contents undefined.
+    def allocate(self, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+        """One tensor of each shape, contiguous, its contents undefined.
 
         Their memory is not handed out again while one of them lives, or any array or tensor that shares it.
         """
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self._num_bytes = max(self._num_bytes, ends[-1])
+        whole = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True) if self._pinned else self._recycled()
+        starts = [0, *ends[:-1]]
+        return tuple(whole[start:end].view(shape) for start, end, shape in zip(starts, ends, shapes, strict=True))
+
+    def _recycled(self) -> torch.Tensor:
         buffer = self._take()
         # An array whose memory belongs to something that is no array is what every view of it refers to.
         whole = np.frombuffer(buffer.data, np.uint8)
         weakref.finalize(whole, self._free.append, buffer).atexit = False
-        starts = [0, *ends[:-1]]
-        return tuple(whole[start:end].reshape(shape) for start, end, shape in zip(starts, ends, shapes, strict=True))
+        return torch.from_numpy(whole)
 
     def _take(self) -> NDArray[np.uint8]:
         while self._free:

@@ -6,6 +6,7 @@ It decodes every format that Pillow reads, from files of any kind. The oracle of
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 
 from respipe.backends.base import Backend, BackendSpec, Outputs, ReadJob, corrupt_image
@@ -22,8 +23,8 @@ def decode_part(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -
             output[row] = crop_and_resize(image, box, hull, size=output.shape[1], flip=bool(job.flips[row]))
 
 
-def _build(dataset: Dataset, *, num_threads: int, **_: object) -> Backend:
-    return PooledBackend("reference", dataset, decode_part, num_threads=num_threads)
+def _build(dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend:
+    return PooledBackend("reference", dataset, decode_part, device=device, num_threads=num_threads)
 
 
 SPEC = BackendSpec(

@@ -401,6 +401,7 @@ def test_engines_are_counted_by_nvjpeg(
     library: Nvjpeg | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "_nvjpeg", lambda: library)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert hardware.jpeg_engines.__wrapped__(torch.device("cuda", 0)) == expected

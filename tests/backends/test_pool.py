@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from respipe.backends import pool as pools
-from respipe.backends.pool import DaemonPool, OutputBuffers, ranges
+from respipe.backends import reference
+from respipe.backends.pool import DaemonPool, OutputBuffers, PooledBackend, ranges
+from respipe.backends.routing import route
+from tests import plans
+from tests.memory_dataset import MemoryDataset
+from tests.plans import make_plan
 
 
 def names() -> set[str]:
@@ -93,12 +99,16 @@ def test_every_image_belongs_to_one_part() -> None:
 SHAPES = [(2, 8, 8, 3), (2, 4, 4, 3)]
 
 
+def allocate(buffers: OutputBuffers, shapes: list[tuple[int, ...]]) -> tuple[NDArray[np.uint8], ...]:
+    return tuple(tensor.numpy() for tensor in buffers.allocate(shapes))
+
+
 def address(array: NDArray[np.uint8]) -> int:
     return array.ctypes.data
 
 
 def test_arrays_have_the_shapes_asked_for_and_do_not_overlap() -> None:
-    first, second = OutputBuffers().allocate(SHAPES)
+    first, second = allocate(OutputBuffers(), SHAPES)
     assert (first.shape, second.shape) == (SHAPES[0], SHAPES[1])
     assert first.flags.c_contiguous
     assert second.flags.c_contiguous
@@ -109,10 +119,10 @@ def test_arrays_have_the_shapes_asked_for_and_do_not_overlap() -> None:
 
 def test_memory_comes_back_when_nobody_refers_to_it() -> None:
     buffers = OutputBuffers()
-    arrays = buffers.allocate(SHAPES)
+    arrays = allocate(buffers, SHAPES)
     place = address(arrays[0])
     del arrays
-    assert address(buffers.allocate(SHAPES)[0]) == place
+    assert address(allocate(buffers, SHAPES)[0]) == place
 
 
 HOLDERS: dict[str, Callable[[tuple[NDArray[np.uint8], ...]], Any]] = {
@@ -129,13 +139,13 @@ HOLDERS: dict[str, Callable[[tuple[NDArray[np.uint8], ...]], Any]] = {
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_memory_is_not_used_again_while_something_shares_it(holder: str) -> None:
     buffers = OutputBuffers()
-    arrays = buffers.allocate(SHAPES)
+    arrays = allocate(buffers, SHAPES)
     for array in arrays:
         array[:] = 7
     held = HOLDERS[holder](arrays)
     del arrays, array
     for _ in range(3):
-        others = buffers.allocate(SHAPES)
+        others = allocate(buffers, SHAPES)
         for other in others:
             other[:] = 9
     assert (np.asarray(held) == 7).all()
@@ -143,20 +153,45 @@ def test_memory_is_not_used_again_while_something_shares_it(holder: str) -> None
 
 def test_smaller_batches_use_the_memory_of_larger_ones() -> None:
     buffers = OutputBuffers()
-    place = address(buffers.allocate([(4, 8, 8, 3)])[0])
-    assert address(buffers.allocate([(1, 8, 8, 3)])[0]) == place
-    assert address(buffers.allocate([(4, 8, 8, 3)])[0]) == place
+    place = address(allocate(buffers, [(4, 8, 8, 3)])[0])
+    assert address(allocate(buffers, [(1, 8, 8, 3)])[0]) == place
+    assert address(allocate(buffers, [(4, 8, 8, 3)])[0]) == place
 
 
 def test_memory_of_smaller_batches_is_given_up_for_that_of_a_larger_one() -> None:
     buffers = OutputBuffers()
-    buffers.allocate([(1, 8, 8, 3)])
-    (large,) = buffers.allocate([(64, 8, 8, 3)])
+    allocate(buffers, [(1, 8, 8, 3)])
+    (large,) = allocate(buffers, [(64, 8, 8, 3)])
     large[:] = 1
     assert large.nbytes == 64 * 8 * 8 * 3
 
 
 def test_a_batch_may_be_empty() -> None:
     buffers = OutputBuffers()
-    assert [array.shape for array in buffers.allocate([(0, 8, 8, 3), (0, 4, 4, 3)])] == [(0, 8, 8, 3), (0, 4, 4, 3)]
-    assert buffers.allocate([(1, 8, 8, 3)])[0].shape == (1, 8, 8, 3)
+    assert [array.shape for array in allocate(buffers, [(0, 8, 8, 3), (0, 4, 4, 3)])] == [(0, 8, 8, 3), (0, 4, 4, 3)]
+    assert allocate(buffers, [(1, 8, 8, 3)])[0].shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_decoded_into_memory_that_it_can_copy_from(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    empty = torch.empty
+
+    def without_gpu(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        asked.append(pin_memory)
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", without_gpu)
+    dataset = MemoryDataset([(20, 30)] * 4)
+    plan = make_plan(dataset, plans.whole, sizes=(16, 8))
+    backend = PooledBackend("reference", dataset, reference.decode_part, device=torch.device(kind), num_threads=1)
+    with closing(backend):
+        backend.submit(route(dataset, plan))
+        large, small = backend.collect()
+    assert asked == ([True] if kind == "cuda" else [])
+    # What the allocator is told of a copy names the memory that it handed out: both must be parts of it.
+    assert large.untyped_storage().data_ptr() == small.untyped_storage().data_ptr()
+    assert large.any()
+    assert (large.shape, small.shape) == ((4, 16, 16, 3), (4, 8, 8, 3))

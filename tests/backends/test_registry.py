@@ -88,8 +88,14 @@ def test_auto_takes_the_fastest_that_is_there(
             assert record.levelno == (logging.WARNING if choice == "reference" else logging.INFO)
 
 
-@pytest.mark.parametrize(("device", "choice"), [(CPU, "tiles"), (GPU, "dali")])
-def test_auto_takes_tiles_where_there_are_any_on_a_cpu(device: torch.device, choice: str, installed: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("device", "jpeg_engines", "choice"),
+    [(CPU, None, "tiles"), (GPU, 8, "dali"), (GPU, None, "dali"), (GPU, 0, "tiles")],
+)
+def test_auto_takes_tiles_unless_a_gpu_has_engines_for_jpegs(
+    device: torch.device, jpeg_engines: int | None, choice: str, installed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("respipe.backends.dali.jpeg_engines", lambda _: jpeg_engines)
     installed.update({"tiles", "ffcv", "dali"})
     assert make_backend("auto", sources.tiled(), device=device, num_threads=1).name == choice
 

@@ -43,7 +43,7 @@ def guard(
 
 
 def decode(dataset: MemoryDataset, corruption_guard: CorruptionGuard) -> list[tuple[list[int], torch.Tensor]]:
-    backend = PooledBackend("reference", dataset, decode_part, num_threads=2)
+    backend = PooledBackend("reference", dataset, decode_part, device=torch.device("cpu"), num_threads=2)
     try:
         decoded = decode_in_order(backend, dataset, corruption_guard, plans(dataset))
         return [(plan.indices.tolist(), images[0]) for plan, images in decoded]
@@ -137,7 +137,7 @@ def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damag
 ) -> None:
     dataset = MemoryDataset([(40, 30)] * 12, checksums=checksums)
     dataset.damage(5)
-    backend = PooledBackend("reference", dataset, decode_part, num_threads=2)
+    backend = PooledBackend("reference", dataset, decode_part, device=torch.device("cpu"), num_threads=2)
     try:
         planned = plans(dataset, size=8, decimation=2)
         decoded = list(decode_in_order(backend, dataset, guard(dataset, "quarantine"), planned))
@@ -153,7 +153,7 @@ class CountingBackend(PooledBackend):
     """Remembers the most batches that were in flight at once, and how many were at each ``collect``."""
 
     def __init__(self, dataset: MemoryDataset) -> None:
-        super().__init__("reference", dataset, decode_part, num_threads=2)
+        super().__init__("reference", dataset, decode_part, device=torch.device("cpu"), num_threads=2)
         self.in_flight = self.most = 0
 
     def submit(self, job: ReadJob) -> None:

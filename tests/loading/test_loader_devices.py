@@ -181,6 +181,16 @@ def test_memory_stays_flat_over_size_changes(backend: str, device: str) -> None:
     assert max(used[10:]) - max(used[:10]) < 128, used
 
 
+def test_a_backend_is_told_of_the_largest_batch_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr("respipe.backends.pool.PooledBackend.prepare", lambda _, number: told.append(number))
+    schedule = MixSize({64: 0.5, 32: 0.5}, base_size=64, grow="both", weighting="steps")
+    with make_loader(schedule, backend="reference", batch_size=4) as loader:
+        lengths = {len(labels) for _ in range(8) for _, labels, _ in loader}
+    assert told == [max(lengths)] * 8
+    assert len(lengths) > 1
+
+
 @pytest.mark.gpu
 def test_memory_is_bounded_however_far_the_host_runs_ahead() -> None:
     size, batch = 160, 2

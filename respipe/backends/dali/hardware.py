@@ -24,7 +24,7 @@ def jpeg_engines(device: torch.device) -> int | None:
     Returns:
         None where that cannot be found out: nvJPEG, which comes with DALI, is not installed or fails.
     """
-    library = _nvjpeg()
+    library = _nvjpeg() if torch.cuda.is_available() else None
     if library is None:
         return None
     handle, engines, cores = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()

@@ -7,6 +7,8 @@ restart markers are cut first, so that no more is decoded than the crop needs.
 
 from __future__ import annotations
 
+import torch
+
 from respipe.backends.base import Backend, BackendSpec
 from respipe.backends.pool import PooledBackend
 from respipe.storage.dataset import Dataset
@@ -21,13 +23,13 @@ def _refuse(dataset: Dataset) -> str | None:
     )
 
 
-def _build(dataset: Dataset, *, num_threads: int, **_: object) -> Backend:
+def _build(dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend:
     # Here, since importing respipe must not wait for Numba.
     from respipe.backends.compiled.memory import prepare_loop
     from respipe.backends.ffcv.kernel import decode_images, decode_part
 
     prepare_loop(decode_images)
-    return PooledBackend("ffcv", dataset, decode_part, num_threads=num_threads)
+    return PooledBackend("ffcv", dataset, decode_part, device=device, num_threads=num_threads)
 
 
 SPEC = BackendSpec(
