@@ -37,7 +37,6 @@ from respipe.backends.tiles.decode import _covered_intervals, covering_region
 from respipe.backends.tiles.entropy import SLACK, unstuff
 from respipe.jpeg.compiled_header import read_layout, read_quantizers
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA, HuffmanTable
-from respipe.planning.run import RunPlan
 
 STOP_MILLISECONDS = 1.0
 
@@ -442,19 +441,16 @@ def planes_of(samples: NDArray[np.uint8], image: NDArray[np.int64]) -> list[NDAr
 
 def crops_of(dataset: Any, size: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Random-resized crops as a loader plans them: (B, 2) offset and size of what they are read from, (B, 4) covers."""
-    stored, covers, epoch = list[NDArray[np.int64]](), list[NDArray[np.int64]](), 0
+    stored, covers = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     schedule = respipe.schedules.Constant(size)
-    batch_size = min(number, len(dataset))
-    plan = RunPlan(
-        schedule, dataset, batch_size=batch_size, training=True, seed=0, crop=respipe.sampling.RandomResizedCrop(),
-        flip_probability=0.5, repeats=1, rank=0, world_size=1,
-    )  # fmt: skip
+    loader = respipe.Loader(
+        dataset, schedule, batch_size=min(number, len(dataset)), backend="tiles", with_spec=True, num_threads=1
+    )
     while sum(map(len, stored)) < number:
-        for batch in plan.local_batches(epoch, 0):
-            job = route(dataset, batch)
+        for _, _, plan in loader:
+            job = route(dataset, plan)
             stored.append(np.stack([job.rows["offset"], job.rows["length"]], axis=1))
             covers.append(job.covers)
-        epoch += 1
     return np.concatenate(stored)[:number], np.concatenate(covers)[:number]
 
 
