@@ -95,8 +95,12 @@ class Backend(Protocol):
         """The backend's name as given to ``Loader(backend=...)``."""
         ...
 
-    def prepare(self, max_images: int) -> None:
-        """Expect batches of up to ``max_images`` images, before the first one is submitted. More are no error."""
+    def prepare(self, max_images: Callable[[], int]) -> None:
+        """Expect batches of up to so many images, before the first one is submitted. More are no error.
+
+        Args:
+            max_images: tells how many; worth asking only where something is built for that number.
+        """
         ...
 
     def room(self, job: ReadJob) -> int:

@@ -69,7 +69,7 @@ class PooledBackend:
         self._buffers = OutputBuffers(pinned=device.type == "cuda")
         self._batches: deque[tuple[tuple[torch.Tensor, ...], list[Future[None]]]] = deque()
 
-    def prepare(self, max_images: int) -> None:
+    def prepare(self, max_images: Callable[[], int]) -> None:
         """See :class:`respipe.backends.base.Backend`; nothing here is made for a batch's length."""
 
     def room(self, job: ReadJob) -> int:

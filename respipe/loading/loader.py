@@ -6,7 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NoReturn, Self, cast
 
 import numpy as np
@@ -34,7 +34,7 @@ from respipe.planning.policy import SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
 from respipe.rng import Stream, step_seeds
-from respipe.schedules.step import Schedule, Step
+from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
 
@@ -384,18 +384,12 @@ class Loader:
         shapes = batch_shapes(self._plan.kinds(self._epoch), rank=share[0], world_size=share[1])
         return self._ahead.capacity(shapes[0].num_bytes(self._placement.dtype) if shapes else 0)
 
-    @cached_property
-    def _kinds(self) -> set[Step]:
-        """The distinct steps of all epochs."""
-        return self._plan.kinds_from(0, max_epochs=1000)
-
     def _placed(self, used: BackendInUse, epoch: int, start: int, share: tuple[int, int]) -> Iterator[_Placed]:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         stream = self._placement.stream
         plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
         with used.lock, torch.cuda.stream(stream):
-            shapes = batch_shapes(self._kinds, rank=share[0], world_size=share[1])
-            used.backend.prepare(max((shape.num_images for shape in shapes), default=1))
+            used.backend.prepare(partial(_largest_batch, self._plan, share))
             decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, level_margin=self._level_margin)
             for plan, pixels in self._finished(decoded):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
@@ -574,3 +568,9 @@ def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:
     if mix.num_classes is not None:
         return mix.num_classes
     return len(dataset.classes) if dataset.classes is not None else int(np.asarray(labels).max()) + 1
+
+
+def _largest_batch(plan: RunPlan, share: tuple[int, int]) -> int:
+    """Images of the largest batch that a rank has in any epoch."""
+    shapes = batch_shapes(plan.kinds_from(0, max_epochs=1000), rank=share[0], world_size=share[1])
+    return max((shape.num_images for shape in shapes), default=1)

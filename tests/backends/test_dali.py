@@ -199,7 +199,7 @@ def test_a_pipeline_is_built_once_for_the_largest_batch_planned(monkeypatch: pyt
     monkeypatch.setattr(dali_pipeline, "_build", count)
     dataset = sources.pyramid()
     with closing(make(dataset)) as backend:
-        backend.prepare(7)
+        backend.prepare(lambda: 7)
         for length in (1, 4, 7, 2):
             backend.submit(route(dataset, make_plan(dataset, plans.whole, sizes=(16,), indices=list(range(length)))))
             assert len(backend.collect()[0]) == length
@@ -345,7 +345,7 @@ def test_a_busy_gpu_changes_no_pixel(load: float, monkeypatch: pytest.MonkeyPatc
     ]
     side, factor = torch.cuda.Stream(), torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     with closing(make(dataset, device)) as backend:
-        backend.prepare(len(batches[0]))
+        backend.prepare(lambda: len(batches[0]))
         quiet = []
         for plan in batches:
             backend.submit(route(dataset, plan))

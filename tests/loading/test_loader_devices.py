@@ -183,7 +183,7 @@ def test_memory_stays_flat_over_size_changes(backend: str, device: str) -> None:
 
 def test_a_backend_is_told_of_the_largest_batch_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    monkeypatch.setattr("respipe.backends.pool.PooledBackend.prepare", lambda _, number: told.append(number))
+    monkeypatch.setattr("respipe.backends.pool.PooledBackend.prepare", lambda _, number: told.append(number()))
     schedule = MixSize({64: 0.5, 32: 0.5}, base_size=64, grow="both", weighting="steps")
     with make_loader(schedule, backend="reference", batch_size=4) as loader:
         lengths = {len(labels) for _ in range(8) for _, labels, _ in loader}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class DaliBackend:
         self._num_threads = num_threads
         self._device = device
         self._pipelines: dict[Variant, DaliPipeline] = {}
-        self._max_images = 1
+        self._max_images: Callable[[], int] = lambda: 1
         self._failed = False
         # In place of a batch that could not be read, why not.
         self._batches: deque[_Batch | CorruptImageError] = deque()
@@ -54,9 +54,9 @@ class DaliBackend:
         """See :class:`respipe.backends.base.Backend`; threads of DALI's own see to the rest."""
         return 2
 
-    def prepare(self, max_images: int) -> None:
+    def prepare(self, max_images: Callable[[], int]) -> None:
         """Build pipelines for batches of up to this many images."""
-        self._max_images = max(self._max_images, max_images)
+        self._max_images = max_images
 
     def submit(self, job: ReadJob) -> None:
         """Start decoding a batch; see :class:`respipe.backends.base.Backend`."""
@@ -124,7 +124,7 @@ class DaliBackend:
         pipeline = self._pipelines.get(variant)
         if pipeline is None or pipeline.max_batch_size < num_images:
             # Batches in flight keep the pipeline they are in alive until they are collected.
-            pipeline = self._pipelines[variant] = self._build(variant, max(num_images, self._max_images))
+            pipeline = self._pipelines[variant] = self._build(variant, max(num_images, self._max_images()))
         return pipeline
 
     def _build(self, variant: Variant, max_batch_size: int) -> DaliPipeline:
