@@ -256,7 +256,8 @@ def _is_standard(data: NDArray[np.uint8], start: int, end: int, table: int) -> b
     first, length = _STANDARD_STARTS[table], _STANDARD_STARTS[table + 1] - _STANDARD_STARTS[table]
     if length > end - start:
         return False
+    found, standard = data[start : start + length], _STANDARD_BYTES[first : first + length]
     differing = np.uint8(0)
-    for i in range(length):  # to its end, so that it becomes vector instructions
-        differing |= data[start + i] ^ _STANDARD_BYTES[first + i]
+    for i in range(length):  # to its end and from zero, so that it becomes vector instructions
+        differing |= found[i] ^ standard[i]
     return differing == 0
