@@ -40,8 +40,8 @@ from respipe.storage.open import open_dataset
 
 # (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
 Batch = tuple[Any, ...]
-# A batch on its device, with the event after which it is there.
-_Placed = tuple[BatchPlan, tuple[torch.Tensor, ...], torch.Tensor | None, torch.Event | None]
+# A batch on its device: images, fields by name, and the event after which it is there.
+_Placed = tuple[BatchPlan, tuple[torch.Tensor, ...], dict[str, Any], torch.Event | None]
 
 
 class Loader:
@@ -49,10 +49,10 @@ class Loader:
 
     Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
     tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64, float32 (B,) or (B, K) where
-    they are numbers or vectors, None where the data has none. B is this rank's share of
-    the step's global batch, times the copies of each sample that the schedule asks for: independent crops of it, which
-    are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the local batch, which names its
-    step, samples, boxes and flips.
+    they are numbers or vectors, None where the data has none, or with ``fields`` a dict of these and others by name. B
+    is this rank's share of the step's global batch, times the copies of each sample that the schedule asks for:
+    independent crops of it, which are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the
+    local batch, which names its step, samples, boxes and flips.
 
     In training every epoch is a new permutation and incomplete batches are left out. In evaluation (``training=False``)
     each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.
@@ -86,6 +86,8 @@ class Loader:
         augment: policies of :mod:`respipe.augment` for each training image, in this order, before normalisation.
         mixup, cutmix: parameters of the beta distributions of mixup's and CutMix's weights, 0 for none; or, as
             ``mixup``, a :class:`respipe.augment.Mixing` with everything. Labels become (B, classes) float32.
+        fields: names of the fields to yield, as a dict, in the place of labels: numbers as tensors like labels, text
+            and bytes as lists of B str or bytes. Mixing and ``batch_transform`` change the field ``label`` alone.
         batch_transform: function of the placed ``(images, labels)`` of every batch, for example torchvision's
             ``v2.MixUp``, which takes one size per step. The global random states of torch, NumPy and ``random`` are
             seeded for it at each step and restored afterwards.
@@ -129,6 +131,7 @@ class Loader:
         augment: AugmentPolicy | Sequence[AugmentPolicy] = (),
         mixup: float | Mixing = 0.0,
         cutmix: float = 0.0,
+        fields: Sequence[str] | None = None,
         batch_transform: BatchTransform | None = None,
         on_corrupt: OnCorrupt = "raise",
         corrupt_budget: int = 100,
@@ -172,6 +175,7 @@ class Loader:
         self._level_margin = level_margin
         self._dataset = open_dataset(data)
         self._owns_dataset = self._dataset is not data
+        self._fields = None if fields is None else _check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(
             self._dataset,
             on_corrupt=on_corrupt,
@@ -393,13 +397,14 @@ class Loader:
             decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, level_margin=self._level_margin)
             for plan, pixels in self._finished(decoded):
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
-                labels = None
-                if (column := self._dataset.fields.get("label")) is not None:
-                    values = torch.from_numpy(np.asarray(column.take(plan.indices)))
-                    values = values.float() if values.is_floating_point() else values
-                    labels = self._placement.labels(values)
-                images, labels = self._mixed(plan, images, labels)
-                yield plan, images, labels, stream.record_event() if stream is not None else None
+                columns = self._dataset.fields
+                values = {
+                    name: self._placement.values(columns[name].take(plan.indices))
+                    for name in dict.fromkeys(("label", *(self._fields or ())))
+                    if name in columns
+                }
+                images, values = self._mixed(plan, images, values)
+                yield plan, images, values, stream.record_event() if stream is not None else None
 
     def _finished(self, decoded: Generator[Decoded, None, None]) -> Iterator[Decoded]:
         if not self._plan.policy.augment:
@@ -412,18 +417,22 @@ class Loader:
         )
 
     def _mixed(
-        self, plan: BatchPlan, images: tuple[torch.Tensor, ...], labels: torch.Tensor | None
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
-        if (mixing := self._plan.policy.mix) is None or labels is None:
-            return images, labels
+        self, plan: BatchPlan, images: tuple[torch.Tensor, ...], values: dict[str, Any]
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+        if (mixing := self._plan.policy.mix) is None:
+            return images, values
         made = mixing.plan(
             plan.indices, plan.copies, seed=self._plan.policy.seed, epoch=plan.epoch, step=plan.number,
             duplicates=plan.step.duplicates, repeats=self._plan.policy.repeats,
         )  # fmt: skip
         soft = mix_labels(
-            labels, made, max(plan.step.sizes), num_classes=self._num_classes, label_smoothing=mixing.label_smoothing
+            values["label"],
+            made,
+            max(plan.step.sizes),
+            num_classes=self._num_classes,
+            label_smoothing=mixing.label_smoothing,
         )
-        return tuple(mix_images(one, made) for one in images), soft
+        return tuple(mix_images(one, made) for one in images), {**values, "label": soft}
 
     def _delivered(self, placed: _Placed, wait_share: float, *, share: tuple[int, int], num_steps: int) -> Batch:
         """A placed batch as the user receives it; moves the loader's position behind it."""
@@ -432,9 +441,10 @@ class Loader:
                 f"The ranks must stay the same during an iteration; it began as rank {share[0]} of {share[1]}, and "
                 f"this is rank {now[0]} of {now[1]} now. Begin iterating after torch.distributed.init_process_group()."
             )
-        plan, tensors, labels, ready = placed
+        plan, tensors, values, ready = placed
         if ready is not None:
-            self._hand_over((*tensors, labels) if labels is not None else tensors, ready)
+            self._hand_over((*tensors, *(one for one in values.values() if isinstance(one, torch.Tensor))), ready)
+        labels = values.get("label")
         images: Images = tensors[0] if len(tensors) == 1 else tensors
         if self._batch_transform is not None:
             seeds = step_seeds(
@@ -447,6 +457,8 @@ class Loader:
         self._start = 0  # where an iteration that is left early begins anew
         is_end = plan.number + 1 == num_steps
         self._epoch, self._step = (plan.epoch + 1, 0) if is_end else (plan.epoch, plan.number + 1)
+        if self._fields is not None:
+            labels = {name: labels if name == "label" else values[name] for name in self._fields}
         return (images, labels, plan) if self._with_spec else (images, labels)
 
     # Ending
@@ -557,6 +569,23 @@ class SamplerView:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+
+def _check_fields(fields: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
+    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+        raise TypeError(f"`fields` must be a sequence of names; got {fields!r}. Pass for example ('label',).")
+    known = ", ".join(f"`{name}`" for name in dataset.fields) or "none"
+    if missing := [name for name in fields if name not in dataset.fields]:
+        raise ValueError(
+            f"`fields` must be names of the dataset's fields, which are {known}; got {missing[0]!r}. "
+            "Convert the source again with respipe.convert(..., fields=...) to store more of them."
+        )
+    if masks := [name for name in fields if dataset.fields[name].kind == "mask"]:
+        raise ValueError(
+            f"`fields` must be numbers, text or bytes, as masks are not cropped with their images; got the mask "
+            f"{masks[0]!r}. Read it from loader.dataset.fields."
+        )
+    return tuple(fields)
 
 
 def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:

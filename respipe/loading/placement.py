@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from respipe.loading.decimation import blur_and_decimate
 from respipe.normalization import Normalize, mean_and_std
@@ -104,9 +106,12 @@ class Placement:
             return _normalized(pixels, *self._shift_and_scale).permute(0, 3, 1, 2).to(self.dtype)
         return normalized(images, *self._constants, dtype=self.dtype)
 
-    def labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Place a batch's labels: (B,) int64."""
-        return self.to_device(labels)
+    def values(self, values: NDArray[Any] | list[str] | list[bytes]) -> torch.Tensor | list[str] | list[bytes]:
+        """Place one field of a batch: numbers as a tensor, floats of them in float32; text and bytes as they are."""
+        if isinstance(values, list):
+            return values
+        tensor = torch.from_numpy(values)
+        return self.to_device(tensor.float() if tensor.is_floating_point() else tensor)
 
     @cached_property
     def _shift_and_scale(self) -> tuple[torch.Tensor, torch.Tensor]:

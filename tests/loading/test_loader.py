@@ -17,6 +17,7 @@ from respipe.errors import CorruptImageError, StateMismatchError, StorageError
 from respipe.loading.loader import Loader
 from respipe.sampling import CenterCrop, RandomCrop
 from respipe.schedules import TRD, Constant, RSNet, Schedule
+from respipe.storage.fields import Column
 from tests.loaders import SCHEDULE, Greedy, Mixed, flat, make
 from tests.memory_dataset import MemoryDataset
 
@@ -52,6 +53,34 @@ def test_size_batch_size_and_duplicates_may_change_at_every_step(dataset: Memory
         ]
         assert len(loader) == 4
     assert shapes == [[(4, 3, 32, 32)], [(16, 3, 16, 16)], [(4, 3, 24, 24), (4, 3, 16, 16)], [(12, 3, 32, 32)]]
+
+
+def test_fields_are_given_by_name_and_sliced_with_the_batch(dataset: MemoryDataset) -> None:
+    captions = [f"picture {index}" for index in range(21)]
+    dataset.fields = {
+        **dataset.fields,
+        "caption": Column(kind="text", values=captions),
+        "score": Column(kind="float", values=np.arange(21) / 3),
+        "vector": Column(kind="vector", values=np.eye(21, 4, dtype=np.float32)),
+        "mask": Column(kind="mask", values=[b""] * 21),
+    }
+    with make(dataset, fields=("caption", "vector", "score", "label")) as loader:
+        for images, fields, spec in loader:
+            assert [*fields] == ["caption", "vector", "score", "label"]
+            assert fields["caption"] == [captions[index] for index in spec.indices]
+            assert (fields["score"].dtype, fields["vector"].dtype) == (torch.float32, torch.float32)
+            assert torch.equal(fields["score"], torch.from_numpy(spec.indices / 3).float())
+            assert torch.equal(fields["vector"], torch.eye(21, 4)[spec.indices])
+            assert fields["label"].tolist() == dataset.labels[spec.indices].tolist()
+            assert len(images) == 4
+    with make(dataset, fields=("score",), mixup=0.2, with_spec=False) as loader:
+        assert [*next(iter(loader))[1]] == ["score"]
+    with pytest.raises(ValueError, match=r"`fields` must be names .*`caption`.*; got 'captions'"):
+        make(dataset, fields=("captions",))
+    with pytest.raises(ValueError, match="masks are not cropped"):
+        make(dataset, fields=("mask",))
+    with pytest.raises(TypeError, match="a sequence of names"):
+        make(dataset, fields="caption")
 
 
 def test_without_spec_a_batch_is_a_pair(dataset: MemoryDataset) -> None:

@@ -155,7 +155,7 @@ class OnHost:
 def test_what_lies_in_pinned_memory_is_not_copied_to_pinned_memory_again(pinned: bool) -> None:
     device = torch.device("cuda", 0)
     tensor: Any = OnHost(pinned=pinned)
-    placed = Placement(device=device, dtype=torch.uint8, normalize=None).labels(tensor)
+    placed = Placement(device=device, dtype=torch.uint8, normalize=None).to_device(tensor)
     assert placed == (device, True, True)
     assert tensor.copies == (0 if pinned else 1)
 
