@@ -83,7 +83,7 @@ def from_command_line(arguments: Sequence[str]) -> Path:
     parser.add_argument("kind")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("changes", nargs="*")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     return start(given.folder, given.data, given.output, *given.changes, kind=given.kind, resume=given.resume)
 
 
