@@ -25,7 +25,9 @@ Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: on
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder with one subfolder per class, or a .beton file.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder with one subfolder per class, a tar or zip of them, or a .beton file.")
+    ],
     target: Annotated[Path, typer.Argument(help="The .beton file to make.")],
     levels: Annotated[
         Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Longest side of each stored size in pixels.")

@@ -68,7 +68,8 @@ def convert(
     calling the same again, after whatever interrupted it, goes on from there.
 
     Args:
-        source: a folder with one subfolder per class, a ``.beton``, or an object such as
+        source: a folder with one subfolder per class, a tar or zip of such folders, a tar of one tar per class, a
+            ``.beton``, anything with ``__len__`` and ``__getitem__``, or an object such as
             :class:`respipe.conversion.Source` describes.
         target: the file to make.
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a

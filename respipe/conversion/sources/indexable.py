@@ -1,0 +1,154 @@
+"""Any dataset with a length and items: torchvision's, Hugging Face's, or a class of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from respipe.conversion.sources.base import SourceOptions, SourceSpec, label_column
+from respipe.errors import CorruptImageError, StorageError
+from respipe.storage.fields import Column, Computed, kind_of
+
+_IMAGES = ("image", "img", "pixel_values", "jpg", "jpeg", "png")
+_LABELS = ("label", "labels", "target", "targets", "fine_label", "cls")
+
+
+class IndexableSource:
+    """A dataset of ``(image, label)`` pairs, of dicts, or of images alone.
+
+    An image is a PIL image, an (H, W, 3), (H, W) or torch's (3, H, W) array of uint8, or encoded bytes. Labels are
+    taken from the attribute ``targets`` or ``labels`` where there is one; else every item is asked for once more.
+
+    Args:
+        dataset: with ``__len__`` and ``__getitem__``.
+        label_field: key of the label, for items that are dicts.
+
+    Raises:
+        StorageError: an item has no image.
+    """
+
+    def __init__(self, dataset: Any, *, label_field: str | None = None) -> None:
+        self._dataset = dataset
+        self._last: tuple[int, Mapping[str, Any]] | None = None
+        self._label_key = label_field
+        self.kind = f"dataset {type(dataset).__name__}"
+        self.fields = self._columns()
+        digest = hashlib.sha256(f"{self.kind} {len(self)}".encode())
+        if "label" in self.fields:
+            digest.update(np.asarray(self.fields["label"].values).tobytes())
+        for index in sorted({0, len(self) // 2, len(self) - 1}) if len(self) else ():
+            digest.update(self.read(index))
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def _columns(self) -> dict[str, Column]:
+        if not len(self):
+            return {}
+        labels = next((getattr(self._dataset, name, None) for name in ("targets", "labels")), None)
+        if labels is None or len(labels) != len(self) or self._label_key is not None:
+            labels = [self._item(index).get("label") for index in range(len(self))]
+        classes = getattr(self._dataset, "classes", None)
+        plain = [_plain(label) for label in cast("Sequence[Any]", labels)]
+        column = label_column(plain, cast("Sequence[str] | None", classes), self.name)
+        columns = {} if column is None else {"label": column}
+        for name, value in self._item(0).items():
+            if name not in ("image", "label") and isinstance(value, (str, bytes, int, float)):
+                kind = kind_of(value)
+                values = Computed(_Field(self, name), len(self))
+                columns[name] = Column(kind="integer" if kind == "class" else kind, values=values)
+        return columns
+
+    def _item(self, index: int) -> Mapping[str, Any]:
+        """An item as a dict; the last one is kept, since its image and its fields are asked for one by one."""
+        if self._last is None or self._last[0] != index:
+            item: Any = self._dataset[index]
+            values: dict[str, Any]
+            if isinstance(item, Mapping):
+                values = dict(cast("Mapping[str, Any]", item))
+                for name, keys in (("image", _IMAGES), ("label", (self._label_key,) if self._label_key else _LABELS)):
+                    if (key := next((key for key in keys if key in values), None)) is not None:
+                        values[name] = values.pop(key)
+            elif isinstance(item, (tuple, list)):
+                values = dict[str, Any](zip(("image", "label"), cast("Sequence[Any]", item), strict=False))
+            else:
+                values = {"image": item}
+            if values.get("image") is None:
+                raise StorageError(
+                    f"Item {index} of the {self.kind} must have an image; its keys are {sorted(values)}."
+                )
+            self._last = index, values
+            return values
+        return self._last[1]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> bytes:
+        """An item's image, pixels without loss as PPM or PNG; see :meth:`respipe.conversion.Source.read`."""
+        image = self._item(index)["image"]
+        if isinstance(image, dict):  # as Hugging Face's datasets give images that are not decoded
+            image = cast("dict[str, Any]", image)["bytes"]
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return bytes(cast("bytes", image))
+        if not isinstance(image, Image.Image):
+            image = _from_array(np.asarray(image), index, channels_first=hasattr(image, "permute"))
+        buffer = io.BytesIO()
+        upright = ImageOps.exif_transpose(image)
+        upright.save(buffer, "PPM" if upright.mode in ("RGB", "L") else "PNG")
+        return buffer.getvalue()
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"item {index}"
+
+    def value(self, index: int, name: str) -> Any:
+        """One field of an item."""
+        return self._item(index).get(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
+def _plain(label: Any) -> Any:
+    """A label as a Python number, where it is an array or tensor of one."""
+    return label.item() if hasattr(label, "item") and not getattr(label, "shape", ()) else label
+
+
+class _Field:
+    """A field of an item, as a function that can be pickled."""
+
+    def __init__(self, source: IndexableSource, name: str) -> None:
+        self._source, self._name = source, name
+
+    def __call__(self, index: int) -> Any:
+        return self._source.value(index, self._name)
+
+
+def _from_array(array: Any, index: int, *, channels_first: bool) -> Image.Image:
+    if array.ndim == 3 and channels_first:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise CorruptImageError(
+            f"an image must be uint8 of one, three or four channels; got {array.dtype} of shape {array.shape}",
+            index=index,
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _open(given: Any, options: SourceOptions) -> IndexableSource:
+    return IndexableSource(given, label_field=options.label_field)
+
+
+SPEC = SourceSpec(
+    format="dataset",
+    title="an object with __len__ and __getitem__",
+    recognise=lambda given: not isinstance(given, str) and hasattr(given, "__len__") and hasattr(given, "__getitem__"),
+    open=_open,
+    options=frozenset({"label_field"}),
+)
