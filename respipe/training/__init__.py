@@ -1,0 +1,3 @@
+"""What goes beside the optimizer and the loss, and what the trainer of recipes is made of."""
+
+from __future__ import annotations
