@@ -190,7 +190,7 @@ class _CheckBeton:
     def _problem(self, index: int, number: int) -> str | None:
         level = self.dataset.levels[number]
         problem = self.dataset.problem(index, number)
-        if problem is not None or level.raw[index] or not (self.decode or level.checksums is None):
+        if problem is not None or level.raw[index] or not self.decode:
             return problem
         try:
             decoded = decode_image(self.dataset.encoded(index, number).tobytes(), collect_warnings=True)

@@ -173,7 +173,7 @@ class Loader:
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
         self._level_margin = level_margin
-        self._dataset = open_dataset(data)
+        self._dataset = open_dataset(data, keep_unreadable=on_corrupt == "quarantine")
         self._owns_dataset = self._dataset is not data
         self._fields = None if fields is None else _check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(

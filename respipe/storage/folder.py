@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -35,15 +36,18 @@ class FolderDataset:
 
     Args:
         path: the folder.
+        keep_unreadable: whether images whose header cannot be read count as samples of one pixel, damaged when they are
+            used, for whoever leaves damaged ones out then.
 
     Raises:
         StorageError: the folder holds no classes or no images, or some image's header cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, keep_unreadable: bool = False) -> None:
+        self._keep_unreadable = keep_unreadable
         self._folder = scan_class_folder(Path(path))
         self._fingerprint = self._folder.fingerprint
-        heights, widths = _read_sizes(self._folder)
+        heights, widths = _read_sizes(self._folder, keep_unreadable=keep_unreadable)
         # When each file was written that was found to be plain; 0 for others.
         self._plain = np.zeros(len(heights), np.int64)
         raw = np.zeros(len(self._folder.labels), np.bool_)
@@ -163,10 +167,10 @@ class FolderDataset:
         """Nothing is held open."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return FolderDataset, (self.path,)
+        return functools.partial(FolderDataset, self.path, keep_unreadable=self._keep_unreadable), ()
 
 
-def _read_sizes(folder: ClassFolder) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _read_sizes(folder: ClassFolder, *, keep_unreadable: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     def size(name: str) -> tuple[int, int] | str:
         path = folder.root / name
         try:
@@ -186,10 +190,15 @@ def _read_sizes(folder: ClassFolder) -> tuple[NDArray[np.int32], NDArray[np.int3
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="respipe-sizes") as threads:
         sizes = list(threads.map(size, folder.names))
     if problems := [found for found in sizes if isinstance(found, str)]:
-        raise StorageError(
+        found = (
             f"{folder.root}: {len(problems)} of {len(sizes)} images cannot be read, first "
-            f"{'; '.join(problems[:_NUM_LISTED])}. Remove them, or run `respipe convert {folder.root} TARGET.beton "
-            f"--allow-corrupt {len(problems)}`, which leaves them out and lists them all."
+            f"{'; '.join(problems[:_NUM_LISTED])}."
         )
-    array = np.array(sizes, np.int32)
+        if not keep_unreadable or len(problems) == len(sizes):
+            raise StorageError(
+                f"{found} Remove them, run `respipe convert {folder.root} TARGET.beton --allow-corrupt "
+                f"{len(problems)}`, which leaves them out and lists them all, or pass on_corrupt='quarantine'."
+            )
+        logger.warning("%s They are left out where they are used.", found)
+    array = np.array([(1, 1) if isinstance(found, str) else found for found in sizes], np.int32)
     return np.ascontiguousarray(array[:, 0]), np.ascontiguousarray(array[:, 1])

@@ -11,8 +11,12 @@ from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 
 
-def open_dataset(data: str | os.PathLike[str] | Dataset) -> Dataset:
+def open_dataset(data: str | os.PathLike[str] | Dataset, *, keep_unreadable: bool = False) -> Dataset:
     """Open a ``.beton`` file or a class folder. An open dataset is returned as it is.
+
+    Args:
+        data: its path, or a dataset.
+        keep_unreadable: see :class:`respipe.storage.folder.FolderDataset`.
 
     Raises:
         StorageError: there is nothing at the path, or it is damaged or of another kind.
@@ -24,7 +28,7 @@ def open_dataset(data: str | os.PathLike[str] | Dataset) -> Dataset:
         return data
     path = Path(data)
     if path.is_dir():
-        return FolderDataset(path)
+        return FolderDataset(path, keep_unreadable=keep_unreadable)
     if not path.exists():
         raise StorageError(
             f"{path} does not exist. Give a .beton file, or a folder with one subfolder per class; "

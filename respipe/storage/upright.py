@@ -210,6 +210,18 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         return (header.height, header.width) if plain else None
 
 
+def stored_damage(data: bytes) -> str | None:
+    """What is wrong with an image that was stored to be trained on, where a decoder's complaint is damage too; or None.
+
+    Costs a quarter of decoding it where it is a usual JPEG.
+    """
+    try:
+        complaints = () if plain_size(data) is not None else decode(data).warnings
+    except BrokenImageError as error:
+        return str(error)
+    return complaints[0] if complaints else None
+
+
 def upright_size(file: BinaryIO) -> tuple[int, int]:
     """Height and width in pixels of the upright image, from its header alone.
 

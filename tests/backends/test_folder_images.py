@@ -14,7 +14,18 @@ from respipe.conversion import verify
 from respipe.errors import CorruptImageError
 from respipe.storage.upright import decode
 from tests.engines import needs_dali, needs_ffcv
-from tests.odd_images import broken, encoded, harmless, jpeg_carriers, orientation_carriers, picture, turned
+from tests.odd_images import (
+    HEIGHT,
+    WIDTH,
+    broken,
+    encoded,
+    harmless,
+    jpeg_carriers,
+    orientation_carriers,
+    picture,
+    turned,
+)
+from tests.storage.plain_beton import write_plain_beton
 
 ENGINES = ["reference", pytest.param("dali", marks=needs_dali)]
 FILE_ENGINES = ["reference", "tiles", pytest.param("ffcv", marks=needs_ffcv), pytest.param("dali", marks=needs_dali)]
@@ -111,4 +122,34 @@ def test_a_damaged_image_ends_an_epoch_that_may_not_leave_it_out(tmp_path: Path)
     (path / "class/0001.jpg").write_bytes(sound[:middle] + b"\xff\xd9")
     with pytest.raises(CorruptImageError, match=r"sample 1 .*premature end.*respipe verify"):
         list(loader)
+    loader.close()
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_loader_leaves_out_what_could_not_be_read_when_it_was_built(backend: str, tmp_path: Path) -> None:
+    damaged = [data for _, data, _ in broken()]
+    path = write(tmp_path / "folder", [encoded(picture()), *damaged, encoded(picture())])
+    loader = respipe.Loader(
+        path, respipe.schedules.Constant(32), batch_size=len(damaged) + 2, backend=backend, on_corrupt="quarantine"
+    )
+    ((images, _),) = loader
+    assert len(images) == len(damaged) + 2  # as planned
+    assert sorted(loader.quarantined) == list(range(1, len(damaged) + 1))
+    loader.close()
+
+
+@pytest.mark.parametrize("backend", [pytest.param("ffcv", marks=needs_ffcv), *ENGINES])
+def test_engines_agree_on_damage_in_files_without_checksums(backend: str, tmp_path: Path) -> None:
+    sound = encoded(picture())
+    gap = sound[: len(sound) * 3 // 4] + b"\xff\xd9"
+    complaint = sound[:-2] + b"extra" + sound[-2:]
+    images = [(0, WIDTH, HEIGHT, data) for data in (sound, gap, complaint, sound)]
+    path = write_plain_beton(tmp_path / "x.beton", images, range(4))
+    loader = respipe.Loader(
+        path, respipe.schedules.Constant(32), batch_size=4, backend=backend, on_corrupt="quarantine", training=False
+    )
+    ((pixels, _),) = loader
+    assert len(pixels) == 2
+    damaged = [image.index for image in verify(path, num_workers=0).damaged]
+    assert list(loader.quarantined) == damaged == [1, 2]
     loader.close()

@@ -325,3 +325,9 @@ def test_journal_left_by_a_crash_does_not_keep_the_lock(tmp_path: Path) -> None:
         assert journal.num_done == 0
         with pytest.raises(ConversionError, match="is in use"):
             Journal(path, {"a": 1}, num_levels=1)
+
+
+def test_limit_of_pixels_holds_in_workers(jpeg_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TooManyCorruptError, match=r"exceeds limit .*max_pixels"):
+        convert(jpeg_folder, tmp_path / "x.beton", max_pixels=20, num_workers=2)
+    assert convert(jpeg_folder, tmp_path / "x.beton", num_workers=2).num_corrupt == 0

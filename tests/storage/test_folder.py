@@ -90,3 +90,16 @@ def test_check_finds_replaced_and_vanished_files(folder: Path) -> None:
         dataset.check(2)
     with pytest.raises(CorruptImageError, match="cannot be read"):
         dataset.encoded(2)
+
+
+def test_unreadable_files_can_be_kept_as_damaged_samples(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "a/2.jpg").write_bytes(b"")
+    dataset = pickle.loads(pickle.dumps(FolderDataset(folder, keep_unreadable=True)))
+    assert "1 of 6 images cannot be read, first a/2.jpg: the file is empty" in caplog.text
+    assert len(dataset) == 6
+    with pytest.raises(CorruptImageError, match=r"a/2.jpg.*the file is empty"):
+        dataset.check(2)
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(StorageError, match=r"6 of 6 images cannot be read.*on_corrupt='quarantine'"):
+        FolderDataset(folder, keep_unreadable=True)

@@ -29,6 +29,7 @@ from respipe.storage.beton.structure import Structure, broken, read_hidden_level
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import open_regular
+from respipe.storage.upright import stored_damage
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +204,10 @@ class BetonDataset:
         return self._open_memory()[offset : offset + int(stored.sizes[index])]
 
     def check(self, index: int, level: int = 0) -> None:
-        """Compare an image with its checksum; where there is none, its JPEG header with the recorded size.
+        """Compare an image with its checksum; where there is none, see whether it decodes to the recorded size.
 
         Raises:
-            CorruptImageError: they differ.
+            CorruptImageError: it differs, or is damaged.
         """
         problem = self.problem(index, level)
         if problem is not None:
@@ -232,7 +233,7 @@ class BetonDataset:
         height, width = int(stored.heights[index]), int(stored.widths[index])
         if (header.height, header.width) != (height, width):
             return f"its header says {header.width} x {header.height} pixels where {width} x {height} are recorded"
-        return None if is_complete(data, header) else "its end is missing"
+        return stored_damage(data.tobytes()) if is_complete(data, header) else "its end is missing"
 
     def name(self, index: int) -> str:
         """Where a sample came from: its path relative to the source folder, or "sample 17" where unknown."""
