@@ -525,6 +525,10 @@ class _Iteration(Iterator[Batch]):
         self._num_left -= 1
         return batch
 
+    def close(self) -> None:
+        """End the iteration here, as a generator's ``close`` does: its threads stop, and no batch follows."""
+        self._source.close()
+
     def supersede(self, why: str) -> None:
         """End the iteration; unless its last batch was delivered, whoever goes on with it is told why not."""
         self._source.close()

@@ -18,7 +18,7 @@ from respipe.conversion.sources.folder import FolderSource
 from respipe.errors import ConversionError, StorageError, WorkerLostError
 from respipe.storage import BetonDataset
 from tests.small_pages import convert_small
-from tools import kill_conversions
+from tests.slow import kill_conversions
 
 ROOT = Path(__file__).parents[2]
 
