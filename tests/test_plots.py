@@ -162,9 +162,9 @@ def test_epochs_without_evaluation_are_drawn_without_accuracy(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        ({"event": "epoch", "epoch": 0}, r"log.jsonl:2: an epoch must have the field 'sizes'"),
-        ({**epoch_event(0), "train_loss": None}, r"log.jsonl:2: a field of the epoch has the wrong type"),
-        ({**epoch_event(0), "sizes": [1]}, r"log.jsonl:2: a field of the epoch has the wrong type"),
+        ({"event": "epoch", "epoch": 0}, r"log.jsonl: an epoch must have the field 'sizes'"),
+        ({**epoch_event(0), "train_loss": None}, r"log.jsonl: a field of the epoch has the wrong type"),
+        ({**epoch_event(0), "sizes": [1]}, r"log.jsonl: a field of the epoch has the wrong type"),
         ({"event": "note"}, r"must hold the log of at least one epoch"),
     ],
 )

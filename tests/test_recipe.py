@@ -152,10 +152,11 @@ def test_overrides_reach_nested_fields_and_parse_yaml() -> None:
 
 
 def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
-    schedule = load_recipe("demo", ["epochs=7"]).build_schedule()
+    quota = "schedule={name: TRD, full_size: 96, reduced_size: 64, participation: 0.5, draw: quota}"
+    schedule = load_recipe("demo", [quota, "epochs=7"]).build_schedule()
     assert isinstance(schedule, TRD)
     assert schedule.num_epochs == 7
-    schedule = load_recipe("demo", ["schedule.num_epochs=9"]).build_schedule()
+    schedule = load_recipe("demo", [quota, "schedule.num_epochs=9"]).build_schedule()
     assert isinstance(schedule, TRD)
     assert schedule.num_epochs == 9
 

@@ -80,6 +80,8 @@ from pathlib import Path
 from respipe.conversion import TooManyCorruptError, convert
 from respipe.errors import ConversionError, StorageError
 import PIL.JpegImagePlugin, simplejpeg
+from respipe.conversion.sources.base import source_specs
+source_specs()
 os.seteuid(65534)
 options = {"levels": (64,), "num_workers": 0}
 for task, error in (
