@@ -17,8 +17,8 @@ from respipe.conversion import convert, verify
 from respipe.conversion.sources.folder import FolderSource
 from respipe.errors import ConversionError, StorageError, WorkerLostError
 from respipe.storage import BetonDataset
-from tests.small_pages import convert_small
 from tests.slow import kill_conversions
+from tests.small_pages import convert_small
 
 ROOT = Path(__file__).parents[2]
 
