@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(".demo"), help="folder for data, runs and pictures")
     parser.add_argument("--images", type=int, default=3200, help="number of training images")
-    parser.add_argument("--seed", type=int, default=3, help="seed of both runs; 0, 1 and 2 are the band's")
+    parser.add_argument("--seed", type=int, default=4, help="seed of both runs; another than those of the committed file")
     parser.add_argument(
         "--fixed-epochs", type=int, default=8, help="epochs at the fixed size; the recipe has the others"
     )
@@ -242,7 +242,7 @@ def band_line(band: dict[str, Any]) -> str:
     text = ", ".join(
         f"{name} {min(run[name] for run in runs):.1%} to {max(run[name] for run in runs):.1%}" for name in RUNS
     )
-    return f"Seeds {', '.join(str(run['seed']) for run in runs)}, on a quieter machine: {text}."
+    return f"Seeds {', '.join(str(run['seed']) for run in runs)}, on a busy machine: top-1 {text}."
 
 
 def draw(output: Path, recipe: Recipe, speeds: dict[str, dict[int, float]]) -> list[Path]:
