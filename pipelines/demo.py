@@ -60,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(".demo"), help="folder for data, runs and pictures")
     parser.add_argument("--images", type=int, default=3200, help="number of training images")
-    parser.add_argument(
-        "--seed", type=int, default=4, help="seed of both runs; another than those of the committed file"
-    )
+    parser.add_argument("--seed", type=int, default=4, help="seed of both runs")
     parser.add_argument(
         "--fixed-epochs", type=int, default=8, help="epochs at the fixed size; the recipe has the others"
     )
