@@ -9,7 +9,7 @@ installed := .venv/installed
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(installed) ## train a small ResNet under a schedule and at one size, and compare the two
+demo: $(installed) ## load at several sizes beside torchvision, and train under a schedule beside a fixed size
 	@$(python) -m pipelines.demo
 
 test: $(installed) ## check style and types, then run the tests (options for pytest: ARGS="-k loader -x")
