@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.errors import StorageError
+from respipe.printable import printable
 from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced, read_appendix
 from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
 from respipe.storage.dataset import Level
@@ -118,11 +119,12 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
     header = memory[: HEADER.itemsize].view(HEADER)[0]
     num_fields, num_samples = int(header["num_fields"]), int(header["num_samples"])
     if kind := _other_format(memory):
-        remedy = "Put images into one folder" if "image" in kind else "Unpack it into one folder"
-        raise StorageError(
-            f"{path} is {kind}, not a .beton. {remedy} per class, and name the folder that holds these: "
-            "`respipe convert FOLDER TARGET.beton`."
-        )
+        where = printable(str(path))
+        if kind in ("a tar archive", "a zip archive"):
+            remedy = f"Convert it with `respipe convert {where} TARGET.beton`."
+        else:
+            remedy = "Lay its images into one folder per class, and convert the folder that holds these."
+        raise StorageError(f"{where} is {kind}, not a .beton. {remedy}")
     if header["version"] != VERSION:
         raise broken(path, f"its format version is {header['version']} where {VERSION} is expected")
     if num_fields < 1 or num_samples < 1:
