@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from respipe.conversion import convert
 from respipe.conversion.sources import open_source
@@ -142,3 +142,34 @@ def test_items_may_be_dicts_with_fields_or_images_alone(tmp_path: Path) -> None:
         open_source([{"label": 3}])
     with pytest.raises(ConversionError, match="of one kind"):
         open_source([(items[0]["img"], 1), (items[1]["img"], "dog")])
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "F", "I;16", "RGBA", "P", "1"])
+def test_items_of_any_mode_of_pillow_are_judged_as_their_files_are(mode: str, tmp_path: Path) -> None:
+    image = smooth_image(24, 40, seed=0)
+    image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else image
+    source = open_source([image if image.mode == mode else _in_mode(image, mode)] * 2)
+    convert(source, tmp_path / "x.beton", levels=(64,), num_workers=0)
+    assert len(BetonDataset(tmp_path / "x.beton")) == 2
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode != "LAB":
+        return image.convert(mode)
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    assert converted is not None
+    return converted
+
+
+def test_items_may_be_paths_and_one_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(png(smooth_image(24, 40, seed=index)))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:-200])
+    with Image.open(tmp_path / "cut.png") as cut:  # decoded only when it is read
+        items = [str(tmp_path / "0.png"), tmp_path / "1.png", tmp_path / "missing.png", cut, tmp_path / "2.png"]
+        with pytest.raises(ConversionError, match=r"missing|cut"):
+            convert(items, tmp_path / "x.beton", levels=(64,), num_workers=0)
+        report = convert(items, tmp_path / "y.beton", levels=(64,), num_workers=0, allow_corrupt=2)
+    assert len(BetonDataset(tmp_path / "y.beton")) == 3
+    assert len(report.quarantined) == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +15,9 @@ from PIL import Image, ImageOps
 from respipe.conversion.sources.base import SourceOptions, SourceSpec, label_column
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.fields import Column, Computed, kind_of
+from respipe.storage.regular_files import read_regular
 
+_TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
 _IMAGES = ("image", "img", "pixel_values", "jpg", "jpeg", "png")
 _LABELS = ("label", "labels", "target", "targets", "fine_label", "cls")
 
@@ -21,8 +25,9 @@ _LABELS = ("label", "labels", "target", "targets", "fine_label", "cls")
 class IndexableSource:
     """A dataset of ``(image, label)`` pairs, of dicts, or of images alone.
 
-    An image is a PIL image, an (H, W, 3), (H, W) or torch's (3, H, W) array of uint8, or encoded bytes. Labels are
-    taken from the attribute ``targets`` or ``labels`` where there is one; else every item is asked for once more.
+    An image is a PIL image, an (H, W, 3), (H, W) or torch's (3, H, W) array of uint8, encoded bytes, or the path of a
+    file. Labels are taken from the attribute ``targets`` or ``labels`` where there is one; else every item is asked for
+    once more.
 
     Args:
         dataset: with ``__len__`` and ``__getitem__``.
@@ -42,7 +47,10 @@ class IndexableSource:
         if "label" in self.fields:
             digest.update(np.asarray(self.fields["label"].values).tobytes())
         for index in sorted({0, len(self) // 2, len(self) - 1}) if len(self) else ():
-            digest.update(self.read(index))
+            try:
+                digest.update(self.read(index))
+            except CorruptImageError as error:  # counted like any other when its turn comes
+                digest.update(str(error).encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     def _columns(self) -> dict[str, Column]:
@@ -88,18 +96,13 @@ class IndexableSource:
         return len(self._dataset)
 
     def read(self, index: int) -> bytes:
-        """An item's image, pixels without loss as PPM or PNG; see :meth:`respipe.conversion.Source.read`."""
-        image = self._item(index)["image"]
-        if isinstance(image, dict):  # as Hugging Face's datasets give images that are not decoded
-            image = cast("dict[str, Any]", image)["bytes"]
-        if isinstance(image, (bytes, bytearray, memoryview)):
-            return bytes(cast("bytes", image))
-        if not isinstance(image, Image.Image):
-            image = _from_array(np.asarray(image), index, channels_first=hasattr(image, "permute"))
-        buffer = io.BytesIO()
-        upright = ImageOps.exif_transpose(image)
-        upright.save(buffer, "PPM" if upright.mode in ("RGB", "L") else "PNG")
-        return buffer.getvalue()
+        """An item's image, pixels without loss; see :meth:`respipe.conversion.Source.read`."""
+        try:
+            return _encoded(self._item(index)["image"], index)
+        except (StorageError, CorruptImageError, MemoryError):
+            raise
+        except Exception as error:  # a dataset's own code, or an image that is decoded only now
+            raise CorruptImageError(f"{type(error).__name__}: {error}", index=index) from error
 
     def name(self, index: int) -> str:
         """Its number."""
@@ -126,6 +129,24 @@ class _Field:
 
     def __call__(self, index: int) -> Any:
         return self._source.value(index, self._name)
+
+
+def _encoded(image: Any, index: int) -> bytes:
+    if isinstance(image, dict):  # as Hugging Face's datasets give images that are not decoded
+        given = cast("dict[str, Any]", image)
+        image = given["bytes"] if given.get("bytes") is not None else given["path"]
+    if isinstance(image, (str, os.PathLike)):
+        return read_regular(Path(cast("str", image)))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", image))
+    if not isinstance(image, Image.Image):
+        image = _from_array(np.asarray(image), index, channels_first=hasattr(image, "permute"))
+    buffer = io.BytesIO()
+    upright = ImageOps.exif_transpose(image)
+    # PNG has neither CMYK nor floats; what becomes of those is decided where images are judged.
+    format = "PPM" if upright.mode in ("RGB", "L") else "TIFF" if upright.mode in _TIFF_MODES else "PNG"
+    upright.save(buffer, format)
+    return buffer.getvalue()
 
 
 def _from_array(array: Any, index: int, *, channels_first: bool) -> Image.Image:
