@@ -61,6 +61,8 @@ install_packages() {
     say "installing PyTorch, the other dependencies and the development tools (several GB on a first run)"
     # The pip of older distributions knows no dependency groups.
     "$python" -m pip install "${quiet[@]}" 'pip>=25.1'
+    # PyTorch first, so that pip fits the other packages' CUDA libraries to it instead of an older PyTorch to them.
+    "$python" -m pip install "${quiet[@]}" --editable .
     "$python" -m pip install "${quiet[@]}" --editable ".[$(extras)]" --group dev
 }
 
