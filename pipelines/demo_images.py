@@ -10,7 +10,6 @@ Image ``i`` of a split depends on the seed, the split and ``i`` alone::
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from rich.progress import track
+
+from respipe.processes import num_cores
 
 Points = NDArray[np.float64]
 Pixels = NDArray[np.float32]
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     jobs = [("train", i) for i in range(options.train)] + [("val", i) for i in range(options.val)]
     work = partial(write_image, options.target, options.seed)
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(num_cores()) as pool:
         for _ in track(pool.map(work, jobs, chunksize=16), "rendering", total=len(jobs)):
             pass
 

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     TRANSFORM = 4
     AUGMENTATION = 5
     MIXING = 6
+    TRAINING = 7
 
 
 def check_seed(seed: SupportsIndex) -> int:

@@ -33,6 +33,7 @@ from respipe.model.batchnorm import divided_batchnorms
 from respipe.model.finetune import prepare_finetune
 from respipe.model.loading import build_model, load_weights
 from respipe.recipe import Data, Jitter, LearningRate, Mixing, Optimizer, Recipe
+from respipe.rng import Stream, step_seeds
 from respipe.runs import (
     CHECKPOINT_NAME,
     Event,
@@ -278,7 +279,9 @@ def train_epoch(run: Run, epoch: int, meter: EpochMeter, on_progress: OnProgress
     run.parallel.train()
     meter.restart_clock()
     batches = cast(Iterable[tuple[Images, torch.Tensor]], run.loader)
-    for step, (images, labels) in enumerate(batches, start=run.loader.step):
+    for images, labels in batches:
+        assert run.loader.last is not None, "a batch was delivered"
+        step = run.loader.last[1]
         sizes = tuple(one.shape[-1] for one in (images if isinstance(images, tuple) else (images,)))
         meter.batch_arrived(sizes)
         rate = run.lr_scale * learning_rate(
@@ -317,8 +320,7 @@ def train_step(run: Run, images: Images, labels: torch.Tensor, rate: float) -> t
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     """Give what a step draws (dropout and the like) a seed of its own, so that resuming needs no random state."""
-    words = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(words[0]))
+    torch.manual_seed(step_seeds(seed, Stream.TRAINING, epoch=epoch, step=step, rank=rank)[0])
 
 
 def warm_up(run: Run) -> None:

@@ -53,10 +53,11 @@ def convert(
         list[str] | None, typer.Option("--field", help="Of the source, to store beside image and label. Repeatable.")
     ] = None,
     classes_from: Annotated[
-        Path | None, typer.Option(help="Number classes as this converted file or folder does, matched by name.")
+        Path | None,
+        typer.Option(help="Number classes as this converted file, folder or checkpoint does, matched by name."),
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")] = None,
-    label_field: Annotated[str | None, typer.Option(help="The source's name for the label.")] = None,
+    label_field: Annotated[str | None, typer.Option(help="The source's name for the label; '' for no labels.")] = None,
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
     max_pixels: MaxPixels = None,

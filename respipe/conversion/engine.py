@@ -86,11 +86,11 @@ def convert(
             which is 50 dB or more.
         fields: names of what to store beside image and label, as the source calls it, such as captions; FFCV sees none
             of them.
-        classes_from: a converted file or any other source whose classes the labels are to number, or the names in
-            order: for validation data that lack some. Labels are matched by class name.
+        classes_from: a converted file, any other source or a checkpoint of training whose classes the labels are to
+            number, or the names in order: for validation data that lack some. Labels are matched by class name.
         format: of the source, where several could be meant: a key of
             :func:`respipe.conversion.sources.base.source_specs`.
-        label_field: the source's name for the label; in a ``.beton`` by default ``label``.
+        label_field: the source's name for the label; in a ``.beton`` by default ``label``, and "" for none.
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
         max_pixels: pixels that an image may have at most. Default: Pillow's limit, twice

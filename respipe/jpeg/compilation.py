@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -32,15 +33,40 @@ def compiled(function: F, *, fast_math: bool = False) -> F:
     """
     compile_later = cast("Any", numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fast_math))
     try:
-        return compile_later(function)
+        dispatcher = compile_later(function)
     except RuntimeError:  # there is no folder to keep the result in: neither beside the source nor in a home
         _keep_in_temporary_folder()
-        return compile_later(function)
+        dispatcher = compile_later(function)
+    for index in _kept(dispatcher):
+        if index.stat().st_mtime < _last_change():
+            index.unlink(missing_ok=True)
+    return dispatcher
 
 
 def compiled_with_fast_math(function: F) -> F:
     """See :func:`compiled`."""
     return compiled(function, fast_math=True)
+
+
+@functools.cache
+def _last_change() -> float:
+    """When the newest source was changed that compiled loops come from.
+
+    Numba compiles a function again when its own file changes, but not for another's that it calls: without this, a
+    checkout that moves on would run what it was, or fail to find it.
+    """
+    package = Path(__file__).parents[1]
+    sources = (file for room in ("jpeg", "backends") for file in (package / room).rglob("*.py"))
+    return max((file.stat().st_mtime for file in sources), default=0.0)
+
+
+def _kept(function: Any) -> list[Path]:
+    """Index files of what an earlier process has compiled of a function."""
+    if not hasattr(function, "stats"):  # NUMBA_DISABLE_JIT leaves it as it is
+        return []
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return list(Path(function.stats.cache_path).glob(f"{name}-*.{version}.nbi"))
 
 
 def _keep_in_temporary_folder() -> None:
@@ -89,14 +115,7 @@ def prepare(function: Any, *arguments: Any) -> None:
 
 def is_cached(function: Any) -> bool:
     """Whether an earlier process has compiled a function and kept the result."""
-    if not hasattr(function, "stats"):
-        return False
-    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-    version = f"py{sys.version_info.major}{sys.version_info.minor}"
-    source = Path(str(sys.modules[function.__module__].__file__))
-    changed = source.stat().st_mtime if source.exists() else 0.0
-    kept = Path(function.stats.cache_path).glob(f"{name}-*.{version}.nbi")
-    return any(file.stat().st_mtime >= changed for file in kept)
+    return bool(_kept(function))
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 Weights = Mapping[str, torch.Tensor]
 
 _RUN_FILE = "checkpoint.pt"
+_ENDINGS = (".pt", ".pth", ".pth.tar", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 _EMA_WRAPPERS = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.")
@@ -110,6 +111,21 @@ def load_weights(model: nn.Module, path: str | Path, *, name: str, ema: bool = F
         OSError: there is no such file.
     """
     _load(model, _weights_in(_read(Path(path)), path, ema=ema), path, name)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a run's folder, or a file with one of the usual endings of weights."""
+    return (path / _RUN_FILE).is_file() or (path.is_file() and path.name.lower().endswith(_ENDINGS))
+
+
+def class_names_in(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """Names of a trained model's outputs in order, as its checkpoint has them under ``classes``; None without.
+
+    Raises:
+        ValueError: the file is no checkpoint.
+        OSError: there is no such file.
+    """
+    return _classes_in(_read(Path(path))) or None
 
 
 def _read(path: Path) -> Mapping[str, Any]:

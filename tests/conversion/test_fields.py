@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from respipe.conversion import TooManyCorruptError, engine, journal
 from respipe.errors import ConversionError, StorageError
@@ -156,6 +157,13 @@ def test_classes_are_numbered_as_another_dataset_does(jpeg_folder: Path, tmp_pat
     convert_small(tmp_path / "val", tmp_path / "val.beton", classes_from=tmp_path / "train.beton")
     dataset = BetonDataset(tmp_path / "val.beton")
     assert (dataset.classes, dataset.labels.tolist()) == (("ant", "bee", "cat"), [1, 2])
+    torch.save({"classes": ["cat", "bee", "ant"], "model": {}}, tmp_path / "trained.pt")
+    convert_small(tmp_path / "val", tmp_path / "other.beton", classes_from=tmp_path / "trained.pt")
+    dataset = BetonDataset(tmp_path / "other.beton")
+    assert (dataset.classes, dataset.labels.tolist()) == (("cat", "bee", "ant"), [1, 0])
+    torch.save({"model": {}}, tmp_path / "nameless.pt")
+    with pytest.raises(ConversionError, match=r"nameless.pt has no class names"):
+        convert_small(tmp_path / "val", tmp_path / "x.beton", classes_from=tmp_path / "nameless.pt")
     with pytest.raises(ConversionError, match=r"1 of 2 are not in it, first 'bee'"):
         convert_small(tmp_path / "val", tmp_path / "x.beton", classes_from=("cat", "dog"))
 

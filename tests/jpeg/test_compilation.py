@@ -114,3 +114,19 @@ def test_waiting_for_another_process_has_an_end(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(compilation, "_LOCK_SECONDS", 0.2)
     prepare(tmp_path)
     assert (tmp_path / "calls").exists()
+
+
+def twice(number: int) -> int:
+    return 2 * number
+
+
+def test_what_was_compiled_before_the_sources_changed_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    assert compilation.compiled(twice)(2) == 4
+    (index,) = tmp_path.rglob("test_compilation.twice-*.nbi")
+    assert compilation.is_cached(compilation.compiled(twice))
+    monkeypatch.setattr(compilation, "_last_change", lambda: index.stat().st_mtime + 1)
+    assert not compilation.is_cached(compilation.compiled(twice))
+    assert not index.exists()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import statistics
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 
 from rich.console import Console
 
+from respipe.processes import num_cores
 from respipe.throughput import Plan, measure
 from tools.benchmarks.contender import Settings
 from tools.benchmarks.prepare import prepare_files
@@ -121,7 +121,7 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--epoch-loader", help="whose epochs are timed (default: the fastest of respipe's at 224 px)")
     parser.add_argument("--model", default="resnet50", help="of torchvision")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="of each loader")
+    parser.add_argument("--threads", type=int, default=min(8, num_cores()), help="of each loader")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3, help="of loading and training")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a visit that only loads")

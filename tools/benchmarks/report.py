@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import respipe
+from respipe.processes import num_cores
 from respipe.throughput import Sizes, Timing
 
 from .contender import Fidelity
@@ -263,7 +264,7 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": models[0] if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.system(),
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),

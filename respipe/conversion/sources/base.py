@@ -230,16 +230,13 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
 
     Args:
         source: labelled with classes whose names it knows.
-        classes_from: what has class names, or the names in order.
+        classes_from: a source or a checkpoint that has class names, or the names in order.
 
     Raises:
         ConversionError: one of the two has no class names, or a class of the source is not among the others.
+        ValueError: the checkpoint cannot be read.
     """
-    if isinstance(classes_from, (str, os.PathLike)):
-        label = open_source(classes_from).fields.get("label")
-        names = None if label is None else label.classes
-    else:
-        label, names = None, tuple(classes_from)
+    names = class_names_of(classes_from) if isinstance(classes_from, (str, os.PathLike)) else tuple(classes_from)
     own = source.fields.get("label")
     if names is None or own is None or own.classes is None:
         raise ConversionError(
@@ -258,6 +255,16 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
     fields = {**source.fields, "label": replace(own, values=values, classes=tuple(names))}
     digest = hashlib.sha256("\0".join((source.fingerprint, *names)).encode("utf-8", "surrogateescape"))
     return Derived(source=source, fields=fields, fingerprint=digest.hexdigest()[:16])
+
+
+def class_names_of(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """Class names of a source, or those that a checkpoint of training was saved with; None where there are none."""
+    from respipe.model.loading import class_names_in, is_checkpoint  # imports torch
+
+    if is_checkpoint(Path(path)):
+        return class_names_in(path)
+    label = open_source(path).fields.get("label")
+    return None if label is None else label.classes
 
 
 def with_labels(images: LabelledImages) -> Source:

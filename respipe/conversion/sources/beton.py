@@ -16,7 +16,7 @@ class BetonSource:
 
     Args:
         path: the file.
-        label_field: name of the field that is the label, if not ``label``.
+        label_field: name of the field that is the label, if not ``label``; "" for no labels.
 
     Raises:
         StorageError: it is not a sound ``.beton``.

@@ -25,7 +25,14 @@ from respipe.printable import printable
 from respipe.storage.beton.appendix import Appendix, AppendixError
 from respipe.storage.beton.format import FieldType
 from respipe.storage.beton.string_table import TextTable
-from respipe.storage.beton.structure import Structure, broken, read_hidden_levels, read_images, read_structure
+from respipe.storage.beton.structure import (
+    Structure,
+    broken,
+    read_hidden_levels,
+    read_images,
+    read_structure,
+    read_vectors,
+)
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import open_regular
@@ -53,12 +60,12 @@ class BetonDataset:
     The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
     image field, or the largest, together with fields named after it with a number, such as ``image_344``.
 
-    Numbers in a file by another writer become fields: integers, and floats without a fraction, that are the label are
-    taken for classes. A file without any number has no labels.
+    Numbers and rows of numbers in a file by another writer become fields: integers, and floats without a fraction,
+    that are the label are taken for classes. A file without any number has no labels.
 
     Args:
         path: the file.
-        label_field: name of the field that is the label, if not ``label``.
+        label_field: name of the field that is the label, if not ``label``; "" for no labels.
 
     Raises:
         StorageError: the file is missing, not a sound ``.beton``, or has no such labels or no images.
@@ -74,7 +81,7 @@ class BetonDataset:
         self._close_file.atexit = False
         structure = read_structure(self._path, memory)
         self._levels = _read_levels(structure)
-        self._fields = _read_numbers(structure, label_field)
+        self._fields = _read_fields(structure, memory, label_field)
         self._num_samples = structure.num_samples
         self._fingerprint: str | None = None
         self._names: TextTable | None = None
@@ -318,23 +325,31 @@ def _area(level: Level) -> int:
     return int((level.heights.astype(np.int64) * level.widths).sum())
 
 
-def _read_numbers(structure: Structure, label_field: str | None) -> dict[str, Column]:
-    """The number fields of a file, the one that is the label under that name."""
+def _read_fields(structure: Structure, memory: Bytes, label_field: str | None) -> dict[str, Column]:
+    """The numbers and rows of numbers in a file, the one that is the label under that name."""
     numbers = [name for name, kind in structure.fields.items() if kind in (FieldType.INT, FieldType.FLOAT)]
-    name = label_field or "label"
-    if name not in numbers and (numbers or label_field) and structure.appendix is None:
+    arrays = [name for name, kind in structure.fields.items() if kind in (FieldType.ARRAY, FieldType.TENSOR)]
+    vectors = {name: rows for name in arrays if (rows := read_vectors(structure, memory, name)) is not None}
+    found = [name for name in structure.fields if name in vectors or name in numbers]
+    name = "label" if label_field is None else label_field
+    if name and name not in found and (found or label_field) and structure.appendix is None:
         raise StorageError(
-            f"{structure.path} must have a field `{name}` of numbers for the labels; its number fields are {numbers}. "
-            "Name the right one: --label-field, or respipe.storage.BetonDataset(path, label_field=...)."
+            f"{structure.path} must have a field `{name}` of numbers for the labels; its number fields are {found}. "
+            "Name the right one, or none: --label-field '', or respipe.storage.BetonDataset(path, label_field=...)."
         )
-    fields = {"label": _as_label(structure.column(name))} if name in numbers else {}
-    for other in numbers:
-        if other not in (name, "label"):
-            whole = structure.fields[other] is FieldType.INT
-            values = structure.column(other).astype(np.int64 if whole else np.float64)
-            fields[other] = Column(kind="integer" if whole else "float", values=values)
-    for column in fields.values():
+    fields: dict[str, Column] = {}
+    for field in sorted(found, key=lambda field: field != name):
+        if field in vectors:
+            column = Column(kind="vector", values=vectors[field])
+        elif field == name:
+            column = _as_label(structure.column(field))
+        else:
+            whole = structure.fields[field] is FieldType.INT
+            values = structure.column(field).astype(np.int64 if whole else np.float64)
+            column = Column(kind="integer" if whole else "float", values=values)
         np.asarray(column.values).flags.writeable = False
+        if field == name or field != "label":
+            fields["label" if field == name else field] = column
     return fields
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced
 from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
 from respipe.storage.dataset import Level
 from respipe.storage.upright import most_pixels
+
+_MAX_AXES = 32  # of an array in a file by FFCV
 
 _OTHERS = {
     "a tar archive": (257, b"ustar"),
@@ -48,6 +51,7 @@ class Structure:
         path: the file, for errors.
         num_samples: rows of ``metadata``, at least 1.
         fields: type of each field by name, in the file's order.
+        arguments: (F, 1024) uint8, what each field's type is told, such as the shape of an array.
         metadata: (N,) one row per sample, columns ``f0``, ``f1``, ... in the order of ``fields``.
         data_start, data_end: the bytes that images may lie in.
         pointers, lengths: (A,) uint64, the allocation table, sorted by pointer.
@@ -57,6 +61,7 @@ class Structure:
     path: Path
     num_samples: int
     fields: dict[str, FieldType]
+    arguments: NDArray[np.uint8]
     metadata: NDArray[Any]
     data_start: int
     data_end: int
@@ -103,6 +108,7 @@ def read_structure(path: Path, memory: NDArray[np.uint8]) -> Structure:
         path=path,
         num_samples=num_samples,
         fields=fields,
+        arguments=table["arguments"],
         metadata=memory[metadata_start:head_size].view(dtype),
         data_start=head_size,
         data_end=appendix.start if appendix else table_start,
@@ -166,19 +172,7 @@ def read_images(structure: Structure, name: str) -> Level:
     heights, widths = column["height"].astype(np.int32), column["width"].astype(np.int32)
     shorter = np.minimum(heights, widths)
     _require(structure, name, shorter > 0, "height and width must be at least 1", shorter)
-    known = np.zeros(structure.num_samples, np.bool_)
-    sizes = np.zeros(structure.num_samples, np.uint64)
-    if len(structure.pointers):
-        rows = np.searchsorted(structure.pointers, pointers).clip(max=len(structure.pointers) - 1)
-        known = structure.pointers[rows] == pointers
-        sizes = structure.lengths[rows]
-    _require(structure, name, known, "pointer must be in the allocation table", pointers)
-    # Compared by subtraction: a sum of two hostile 64-bit numbers would wrap around.
-    start, end = np.uint64(structure.data_start), np.uint64(structure.data_end)
-    inside = (pointers >= start) & (pointers < end)
-    _require(structure, name, inside, f"pointer must be in {start}..{end}", pointers)
-    fits = (sizes > 0) & (sizes <= end - np.where(inside, pointers, start))
-    _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
+    sizes = _allocated(structure, name, pointers)
     raw = mode == ImageMode.RAW
     num_pixels = heights.astype(np.uint64) * widths.astype(np.uint64)
     limit = most_pixels()
@@ -192,6 +186,50 @@ def read_images(structure: Structure, name: str) -> Level:
         array.flags.writeable = False
     buffers = np.broadcast_to(np.int32(0), structure.num_samples)
     return Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=lengths, raw=raw)
+
+
+def read_vectors(structure: Structure, memory: NDArray[np.uint8], name: str) -> NDArray[np.float32] | None:
+    """Rows of numbers, as FFCV's NDArrayField and TorchTensorField store them: (N, K) float32; None for other shapes.
+
+    Raises:
+        StorageError: a row lies outside the data region, or its shape and type cannot be read.
+    """
+    arguments = structure.arguments[list(structure.fields).index(name)]
+    shape = arguments[: 8 * _MAX_AXES].view("<u8")
+    length = int(arguments[8 * _MAX_AXES :][:8].view("<u8")[0])
+    try:
+        ((_, code),) = json.loads(arguments[8 * (_MAX_AXES + 1) :][:length].tobytes())
+        dtype = np.dtype(str(code))
+    except (ValueError, TypeError) as error:
+        raise broken(structure.path, f"the type of field `{name}` cannot be read ({error})") from error
+    if np.count_nonzero(shape) != 1 or not shape[0] or dtype.kind not in "biuf":
+        return None
+    pointers = structure.column(name)
+    sizes = _allocated(structure, name, pointers)
+    size = int(shape[0]) * dtype.itemsize
+    _require(structure, name, sizes == size, f"length must be {size}", sizes)
+    rows = np.empty((structure.num_samples, int(shape[0])), np.float32)
+    for row, start in zip(rows, pointers.tolist(), strict=True):
+        row[:] = memory[start : start + size].view(dtype)
+    return rows
+
+
+def _allocated(structure: Structure, name: str, pointers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Lengths in bytes of what pointers of one field lead to, all of it within the data region."""
+    known = np.zeros(structure.num_samples, np.bool_)
+    sizes = np.zeros(structure.num_samples, np.uint64)
+    if len(structure.pointers):
+        rows = np.searchsorted(structure.pointers, pointers).clip(max=len(structure.pointers) - 1)
+        known = structure.pointers[rows] == pointers
+        sizes = structure.lengths[rows]
+    _require(structure, name, known, "pointer must be in the allocation table", pointers)
+    # Compared by subtraction: a sum of two hostile 64-bit numbers would wrap around.
+    start, end = np.uint64(structure.data_start), np.uint64(structure.data_end)
+    inside = (pointers >= start) & (pointers < end)
+    _require(structure, name, inside, f"pointer must be in {start}..{end}", pointers)
+    fits = (sizes > 0) & (sizes <= end - np.where(inside, pointers, start))
+    _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
+    return sizes
 
 
 def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence[str]) -> list[Level]:

@@ -16,7 +16,7 @@ from respipe.storage.beton.format import FIELD, HEADER
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import convert_small
 from tests.storage.beton.former_layout import write_former_layout
-from tests.storage.plain_beton import FLOAT, write_plain_beton
+from tests.storage.plain_beton import ARRAY, FLOAT, write_plain_beton
 
 JPEG, RAW = 0, 1
 
@@ -129,6 +129,22 @@ def test_labels_under_another_name_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"must have a field `label`.*\['target'\].*label_field="):
         BetonDataset(path)
     assert BetonDataset(path, label_field="target").labels.tolist() == [5]
+    unlabelled = BetonDataset(path, label_field="")
+    assert (unlabelled.labels, unlabelled.fields["target"].values.tolist()) == (None, [5])
+
+
+def test_rows_of_numbers_are_vector_labels_and_other_arrays_are_none(tmp_path: Path) -> None:
+    images = [(RAW, 1, 1, b"rgb")] * 2
+    for dtype in (np.float32, np.float64, np.uint8, np.bool_):
+        rows = np.array([[0, 1, 1], [1, 0, 0]], dtype)
+        label = BetonDataset(write_plain_beton(tmp_path / "x.beton", images, rows, label_type=ARRAY)).fields["label"]
+        assert (label.kind, label.values.dtype) == ("vector", np.float32)
+        np.testing.assert_array_equal(label.values, rows)
+    square = write_plain_beton(tmp_path / "y.beton", images, np.zeros((2, 3, 3)), label_type=ARRAY)
+    assert not BetonDataset(square).fields
+    (tmp_path / "z.beton").write_bytes(square.read_bytes().replace(b'"<f8"', b'"?!8"'))
+    with pytest.raises(StorageError, match="the type of field `label` cannot be read"):
+        BetonDataset(tmp_path / "z.beton")
 
 
 def test_the_former_layout_is_read_as_the_present_one(pyramid: Path, tmp_path: Path) -> None:
