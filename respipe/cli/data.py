@@ -54,7 +54,7 @@ def convert(
     ] = None,
     classes_from: Annotated[
         Path | None,
-        typer.Option(help="Number classes as this converted file, folder or checkpoint does, matched by name."),
+        typer.Option(help="Number classes as this data or checkpoint does, matched by name."),
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")] = None,
     label_field: Annotated[str | None, typer.Option(help="The source's name for the label; '' for no labels.")] = None,
