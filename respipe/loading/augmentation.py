@@ -54,13 +54,14 @@ def _started(
     plan: BatchPlan, pixels: tuple[torch.Tensor, ...], mean: tuple[float, ...], threads: DaemonPool, num_threads: int
 ) -> tuple[Decoded, list[Future[None]]]:
     futures: list[Future[None]] = []
-    assert plan.augmentation is not None, "the batch was planned with an augmentation"
-    for images in pixels:
-        resolved = resolve(plan.augmentation, images.shape[1], mean)
+    for part, images in zip(plan.views or (plan,) * len(pixels), pixels, strict=True):
+        if part.augmentation is None:
+            continue
+        resolved = resolve(part.augmentation, images.shape[1], mean)
         if images.device.type != "cpu":
             augment_tensor(images, resolved)
             continue
-        edges = [len(plan) * part // num_threads for part in range(num_threads + 1)]
+        edges = [len(images) * number // num_threads for number in range(num_threads + 1)]
         futures += [
             threads.submit(resolved.augment, images.numpy(), start, stop)
             for start, stop in pairwise(edges)

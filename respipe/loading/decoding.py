@@ -38,7 +38,7 @@ def decode_in_order(
 
     Yields:
         The plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`), of the sides
-        that ``plan.step.decoded`` has.
+        that ``plan.step.decoded`` has; where the plan has views, a tensor for all crops of each view.
 
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
@@ -58,11 +58,10 @@ def decode_in_order(
 
 
 class _Submitted(NamedTuple):
-    """A batch that a backend is working on: its plan, its job, and where to note which images were checked."""
+    """A batch that a backend is working on: its plan, a job for each view, and where to note what was checked."""
 
     plan: BatchPlan
-    job: ReadJob
-    checked: NDArray[np.bool_]
+    jobs: tuple[tuple[ReadJob, NDArray[np.bool_]], ...]
 
 
 class _InFlight:
@@ -81,14 +80,17 @@ class _InFlight:
     @property
     def room(self) -> int:
         """How many batches like the last one the backend needs to be busy."""
-        return self._backend.room(self._submitted[-1].job)
+        return min(self._backend.room(job) for job, _ in self._submitted[-1].jobs)
 
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch without its damaged samples, as far as they are known."""
         plan = self._guard.admit(plan)
-        job, checked = self._guard.must_check(route(self._dataset, plan, margin=self._level_margin))
-        self._backend.submit(job)
-        self._submitted.append(_Submitted(plan, job, checked))
+        jobs = tuple(
+            self._guard.must_check(route(self._dataset, one, margin=self._level_margin)) for one in plan.views or (plan,)
+        )
+        for job, _ in jobs:
+            self._backend.submit(job)
+        self._submitted.append(_Submitted(plan, jobs))
 
     def collect_until(self, left: int) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...]]]:
         """The oldest batches, until this many are left."""
@@ -98,17 +100,21 @@ class _InFlight:
     def _collect(self) -> tuple[BatchPlan, tuple[torch.Tensor, ...]]:
         while True:
             try:
-                pixels = self._backend.collect()
+                pixels = tuple(tensor for _ in self._submitted[0].jobs for tensor in self._backend.collect())
             except CorruptImageError as error:
                 # Damage shows only now, and the backend has lost its place: do all again without that sample.
                 self._guard.report(error)
                 self._backend.reset()
                 again = list(self._submitted)
                 self._submitted.clear()
-                for plan, job, checked in again:
-                    self._guard.enter(job, checked)
+                for plan, jobs in again:
+                    self._enter(jobs)
                     self.submit(plan)
             else:
-                plan, job, checked = self._submitted.popleft()
-                self._guard.enter(job, checked)
+                plan, jobs = self._submitted.popleft()
+                self._enter(jobs)
                 return plan, pixels
+
+    def _enter(self, jobs: Iterable[tuple[ReadJob, NDArray[np.bool_]]]) -> None:
+        for job, checked in jobs:
+            self._guard.enter(job, checked)

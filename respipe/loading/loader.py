@@ -48,7 +48,7 @@ class Loader:
     """Batches of images whose size follows a schedule.
 
     Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
-    tensors where the schedule asks for several sizes of each crop; ``labels`` (B,) int64, float32 (B,) or (B, K) where
+    tensors where the schedule asks for several sizes of each crop, or for several crops; ``labels`` (B,) int64, float32 (B,) or (B, K) where
     they are numbers or vectors, None where the data has none, or with ``fields`` a dict of these and others by name. B
     is this rank's share of the step's global batch, times the copies of each sample that the schedule asks for:
     independent crops of it, which are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the
@@ -395,8 +395,10 @@ class Loader:
         with used.lock, torch.cuda.stream(stream):
             used.backend.prepare(partial(_largest_batch, self._plan, share))
             decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, level_margin=self._level_margin)
-            for plan, pixels in self._finished(decoded):
+            for plan, pixels in self._finished(decoded) if self._plan.augments(epoch) else decoded:
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
+                if plan.views:
+                    images = tuple(crop for view in images for crop in view.split(len(plan)))
                 columns = self._dataset.fields
                 values = {
                     name: self._placement.values(columns[name].take(plan.indices))
@@ -407,8 +409,6 @@ class Loader:
                 yield plan, images, values, stream.record_event() if stream is not None else None
 
     def _finished(self, decoded: Generator[Decoded, None, None]) -> Iterator[Decoded]:
-        if not self._plan.policy.augment:
-            return decoded
         return augment_in_order(
             decoded,
             mean=mean_and_std(self._placement.normalize)[0],
@@ -604,6 +604,12 @@ def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:
 
 
 def _largest_batch(plan: RunPlan, share: tuple[int, int]) -> int:
-    """Images of the largest batch that a rank has in any epoch."""
-    shapes = batch_shapes(plan.kinds_from(0, max_epochs=1000), rank=share[0], world_size=share[1])
-    return max((shape.num_images for shape in shapes), default=1)
+    """Images of the largest batch that a rank has in any epoch, or of the largest view of one."""
+    return max(
+        (
+            shape.num_images * max((view.count for view in kind.views), default=1)
+            for kind in plan.kinds_from(0, max_epochs=1000)
+            for shape in batch_shapes([kind], rank=share[0], world_size=share[1])
+        ),
+        default=1,
+    )

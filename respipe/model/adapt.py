@@ -85,8 +85,8 @@ def adapt(
     _log_ragged_maps(model, schedule)
     divided: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
-    if _wanted(schedule, "batchnorm", batchnorm, default="shared") == "per_size" and len(schedule.sizes) > 1:
-        divided = make_batchnorm_per_size(model, schedule.sizes, affine=True)
+    if _wanted(schedule, "batchnorm", batchnorm, default="shared") == "per_size" and len(set(schedule.sizes)) > 1:
+        divided = make_batchnorm_per_size(model, tuple(dict.fromkeys(schedule.sizes)), affine=True)
     low_sizes = [size for size in schedule.sizes if size < schedule.base_size]
     if _wanted(schedule, "kernels", kernels, default="full") == "pooled" and low_sizes:
         options: dict[str, Any] = {"layers": layers, "reduce": reduce, "drop_maxpool": drop_maxpool}

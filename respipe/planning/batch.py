@@ -29,10 +29,14 @@ class BatchPlan:
             ``boxes`` serves all of them.
         copies: (B,) int64, number of each image among all uses of its sample in the epoch; zeros where left out.
         augmentation: operations on the pixels of each image; None for none.
+        views: where each image of the step's sizes is a crop of its own, a plan for each of the step's views, of one
+            size. A view of n crops has n * B rows: the first crops of all samples, then the second ones, and so on.
+            ``boxes`` and ``flips`` are then those of the very first crop, and ``augmentation`` is None.
     """
 
     __slots__ = (
         "augmentation", "boxes", "copies", "epoch", "flips", "indices", "number", "size_boxes", "step",
+        "views",
     )  # fmt: skip
 
     step: Step
@@ -44,6 +48,7 @@ class BatchPlan:
     size_boxes: NDArray[np.float64] | None
     copies: NDArray[np.int64]
     augmentation: Augmentation | None
+    views: tuple[BatchPlan, ...]
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class BatchPlan:
         size_boxes: NDArray[np.float64] | None = None,
         copies: NDArray[np.int64] | None = None,
         augmentation: Augmentation | None = None,
+        views: tuple[BatchPlan, ...] = (),
     ) -> None:
         n = len(indices)
         assert boxes.shape == (n, 4) and flips.shape == (n,), "one box and one flip per image"
@@ -72,6 +78,7 @@ class BatchPlan:
                 "size_boxes": size_boxes,
                 "copies": copies if copies is not None else np.zeros(n, np.int64),
                 "augmentation": augmentation,
+                "views": views,
             }
         )
 
@@ -113,4 +120,13 @@ class BatchPlan:
             size_boxes=self.size_boxes[rows] if self.size_boxes is not None else None,
             copies=self.copies[rows],
             augmentation=self.augmentation.take(rows) if self.augmentation is not None else None,
+            views=tuple(
+                view.take(tiled(rows, kind.count, len(self)))
+                for view, kind in zip(self.views, self.step.views, strict=False)
+            ),
         )
+
+
+def tiled(rows: NDArray[np.int64], count: int, length: int) -> NDArray[np.int64]:
+    """Rows of a batch of ``length`` images as rows of ``count`` such batches in a row: (count * len(rows),) int64."""
+    return np.add.outer(np.arange(count) * length, rows).ravel()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.planning.crops import Draws, Sides
+from respipe.planning.batch import BatchPlan, tiled
+from respipe.planning.crops import Crop, Draws, Sides
 from respipe.planning.policy import SamplingPolicy
+from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.rng import Stream, draws, scattered_draws
+from respipe.schedules.step import View
 
 # Samples planned at a time: few enough that the arrays of a block stay in the processor's cache.
 _BLOCK = 16384
@@ -81,6 +84,7 @@ def draw_drawn_again(
     policy: SamplingPolicy,
     *,
     epoch: int,
+    crop: Crop | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Draw boxes and flips of R images of samples that an epoch may use any number of times.
 
@@ -91,10 +95,12 @@ def draw_drawn_again(
         sizes: (R,) int64, side in pixels that each image will be resized to.
         policy: seed, crop and share of flips.
         epoch: number of the epoch, from 0.
+        crop: in the place of the policy's.
 
     Returns:
         (R, 4) float64 and (R,) bool.
     """
+    crop = crop or policy.crop
     boxes, flips = np.empty((len(samples), 4)), np.zeros(len(samples), np.bool_)
     for start in range(0, len(samples), _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -104,9 +110,40 @@ def draw_drawn_again(
                 policy.seed, stream, epoch=epoch, rows=samples[part], duplicates=copies[part], word=word
             )
 
-        boxes[part] = policy.crop.boxes(heights[part], widths[part], size=sizes[part], draws=uniforms)
+        boxes[part] = crop.boxes(heights[part], widths[part], size=sizes[part], draws=uniforms)
         flips[part] = uniforms(0, Stream.FLIP)[:, 0] < policy.flip_probability
     return boxes, flips
+
+
+def with_views(plan: BatchPlan, policy: SamplingPolicy, heights: Sides, widths: Sides) -> BatchPlan:
+    """Draw the crops of a batch whose step has views: the v-th of K crops of an image as copy K * c + v of its sample,
+    where the image is copy c. So a single view has the crops that a step without views has.
+
+    Args:
+        plan: the batch, with boxes and flips yet to be drawn.
+        policy: seed, crop of views without one, and share of flips.
+        heights, widths: (N,) integers, sizes in pixels of each sample's largest level.
+    """
+    num_crops, first, views, by_crop = len(plan.step.sizes), 0, list[BatchPlan](), list[NDArray[np.float64]]()
+    for view in plan.step.views:
+        every = plan.take(tiled(np.arange(len(plan)), view.count, 0))
+        copies = every.copies * num_crops + np.repeat(np.arange(first, first + view.count), len(plan))
+        samples, sizes = every.indices, np.full(len(every), view.size)
+        boxes, flips = draw_drawn_again(
+            samples, copies, heights[samples], widths[samples], sizes, policy, epoch=plan.epoch, crop=crop_of(view)
+        )
+        step = replace(plan.step, sizes=(view.size,), views=())
+        views.append(every.replace(step=step, copies=copies, boxes=boxes, flips=flips))
+        by_crop.extend(boxes.reshape(view.count, len(plan), 4))
+        first += view.count
+    return plan.replace(
+        boxes=by_crop[0], size_boxes=np.stack(by_crop, axis=1), flips=views[0].flips[: len(plan)], views=tuple(views)
+    )
+
+
+def crop_of(view: View) -> Crop | None:
+    """How the crops of a view are chosen; None for as the loader's."""
+    return view.crop if view.scale is None else RandomResizedCrop(view.scale)
 
 
 def _block_draws(

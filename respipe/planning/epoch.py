@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Sides
-from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images
+from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images, with_views
 from respipe.planning.order import epoch_order
 from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.step import Schedule, Step
@@ -35,6 +36,8 @@ class EpochPlan:
             empty where ``boxes`` serves all sizes.
         interleaved: whether ranks take samples in turn instead of one run of them each.
         copies: (R,) int64, number of each image among all uses of its sample in the epoch.
+        draw_views: draws the crops of a batch whose step has views, which have no row in ``boxes``: an epoch of them
+            would take gigabytes.
     """
 
     epoch: int
@@ -46,6 +49,7 @@ class EpochPlan:
     first_sample: NDArray[np.int64]
     first_image: NDArray[np.int64]
     equal_shares: bool
+    draw_views: Callable[[BatchPlan], BatchPlan]
     size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
     interleaved: bool = False
 
@@ -84,7 +88,7 @@ class EpochPlan:
         else:
             part = np.arange(step.batch_size * rank // world_size, step.batch_size * (rank + 1) // world_size)
         images = self.first_image[number] + np.add.outer(part * step.duplicates, np.arange(step.duplicates)).ravel()
-        return BatchPlan(
+        plan = BatchPlan(
             step=step,
             epoch=self.epoch,
             number=number,
@@ -94,6 +98,7 @@ class EpochPlan:
             size_boxes=self._size_boxes(step, images),
             copies=self.copies[images],
         )
+        return self.draw_views(plan) if step.views else plan
 
     def _size_boxes(self, step: Step, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if len(step.sizes) == 1 or not self.size_boxes:
@@ -153,6 +158,12 @@ def _evaluation_steps(schedule: Schedule, *, epoch: int, num_samples: int, batch
             f"`schedule` must have {num_steps} steps of {batch_size} samples without duplicates to evaluate on; "
             f"got {schedule!r}. Evaluate with one of constant batch size, such as Constant({schedule.base_size})."
         )
+    if any((view.scale, view.crop, view.augment) != (None, None, None) for step in steps for view in step.views):
+        raise ValueError(
+            f"`schedule` must leave crops and augmentation alone in evaluation, which shows images as they are; got "
+            f"{schedule!r}. Evaluate with Constant({schedule.base_size})."
+        )
+    steps = [replace(step, views=()) if step.views else step for step in steps]
     steps[-1] = replace(steps[-1], batch_size=num_samples - (num_steps - 1) * batch_size)
     return steps
 
@@ -167,8 +178,10 @@ def _plan(
     widths: Sides,
 ) -> EpochPlan:
     """Plan steps for samples in the given order."""
-    shapes = np.array([(step.batch_size, step.duplicates, max(step.sizes)) for step in steps], dtype=np.int64)
-    batch_sizes, duplicates, sizes = shapes.T
+    shapes = np.array(
+        [(step.batch_size, step.duplicates, max(step.sizes), not step.views) for step in steps], dtype=np.int64
+    )
+    batch_sizes, duplicates, sizes, drawn = shapes.T
     first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
     first_image = np.concatenate([[0], np.cumsum(batch_sizes * duplicates)])
     if first_sample[-1] > len(order):
@@ -177,16 +190,17 @@ def _plan(
             f"samples of {len(order)}. Return fewer steps."
         )
     samples = order[: first_sample[-1]]
-    copies, sizes = np.repeat(duplicates, batch_sizes), np.repeat(sizes, batch_sizes)
+    copies, sizes, drawn = (np.repeat(one, batch_sizes) for one in (duplicates, sizes, drawn))
+    boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
     if policy.weights is not None:
         images = np.repeat(samples, copies)
         numbers = _numbers_among_equal(images)
-        boxes, flips = draw_drawn_again(
-            images, numbers, heights[images], widths[images], np.repeat(sizes, copies), policy,
-            epoch=epoch,
+        rows = np.flatnonzero(np.repeat(drawn, copies))
+        boxes[rows], flips[rows] = draw_drawn_again(
+            images[rows], numbers[rows], heights[images[rows]], widths[images[rows]], np.repeat(sizes, copies)[rows],
+            policy, epoch=epoch,
         )  # fmt: skip
     else:
-        boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
         rows = np.cumsum(copies) - copies
         numbers = (np.arange(int(first_image[-1])) - np.repeat(rows, copies)) * policy.repeats
         numbers += np.repeat(np.arange(len(samples)) % policy.repeats, copies)
@@ -195,7 +209,7 @@ def _plan(
             request = ImageRequest(
                 heights=heights,
                 widths=widths,
-                copies=_by_sample(len(heights), samples[uses], copies[uses]),
+                copies=_by_sample(len(heights), samples[uses], (copies * drawn)[uses]),
                 sizes=_by_sample(len(heights), samples[uses], sizes[uses]),
                 rows=_by_sample(len(heights), samples[uses], rows[uses]),
             )
@@ -210,6 +224,7 @@ def _plan(
         first_sample=first_sample,
         first_image=first_image,
         equal_shares=policy.training,
+        draw_views=partial(with_views, policy=policy, heights=heights, widths=widths),
         interleaved=policy.repeats > 1,
     )
 

@@ -6,13 +6,14 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
-from respipe.planning.augmentation import Canvas, plan_augmentation
+from respipe.planning.augmentation import Canvas, Policy, check_policies, plan_augmentation
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Sides
+from respipe.planning.crops import Crop, Sides
+from respipe.planning.draws import crop_of
 from respipe.planning.epoch import EpochPlan, plan_epoch
 from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.mean_batch import mean_batch_size
@@ -79,6 +80,9 @@ class RunPlan:
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
         if policy.training:
             check_steps(kinds_of(first.steps), world_size, mixed=policy.mix is not None)
+            for view in {view for kind in kinds_of(first.steps) for view in kind.views}:
+                check_policies("augment", view.augment or ())
+                SamplingPolicy(crop=cast("Crop", crop_of(view)))
         left_out = self.num_samples - len(first.samples)
         if left_out > max(batch_size, _NOTABLE_SHARE * self.num_samples):
             logger.warning(
@@ -128,14 +132,23 @@ class RunPlan:
         for number in range(start, len(epoch_plan)):
             yield self._augmented(epoch_plan.local(number, rank=rank, world_size=world_size))
 
+    def augments(self, epoch: int) -> bool:
+        """Whether images of an epoch are augmented."""
+        return bool(self.policy.augment or any(view.augment for kind in self.kinds(epoch) for view in kind.views))
+
     def _augmented(self, plan: BatchPlan) -> BatchPlan:
-        if not self.policy.augment:
+        if not plan.views:
+            return self._augmented_by(self.policy.augment, plan)
+        own = (self.policy.augment if kind.augment is None else kind.augment for kind in plan.step.views)
+        return plan.replace(views=tuple(map(self._augmented_by, own, plan.views)))
+
+    def _augmented_by(self, policies: Sequence[Policy], plan: BatchPlan) -> BatchPlan:
+        if not policies:
             return plan
         canvas = Canvas(sizes=np.full(len(plan), max(plan.step.sizes)), base_size=self.schedule.base_size)
         augmentation = plan_augmentation(
-            self.policy.augment, canvas, seed=self.policy.seed, epoch=plan.epoch, indices=plan.indices,
-            copies=plan.copies,
-        )  # fmt: skip
+            policies, canvas, seed=self.policy.seed, epoch=plan.epoch, indices=plan.indices, copies=plan.copies
+        )
         return plan.replace(augmentation=augmentation)
 
     def kinds(self, epoch: int) -> set[Step]:

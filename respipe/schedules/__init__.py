@@ -6,9 +6,13 @@ from respipe.schedules.constant import Constant
 from respipe.schedules.lowmode import LowMode
 from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.mixsize import MixSize
+from respipe.schedules.multicrop import MultiCrop
 from respipe.schedules.progressive import Progressive
 from respipe.schedules.rsnet import RSNet
-from respipe.schedules.step import Schedule, Step
+from respipe.schedules.step import Schedule, Step, View
 from respipe.schedules.trd import TRD
 
-__all__ = ["TRD", "Constant", "LowMode", "MixSize", "Progressive", "RSNet", "Schedule", "Step", "mean_batch_size"]
+__all__ = [
+    "TRD", "Constant", "LowMode", "MixSize", "MultiCrop", "Progressive", "RSNet", "Schedule", "Step", "View",
+    "mean_batch_size",
+]  # fmt: skip

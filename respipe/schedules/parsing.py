@@ -10,9 +10,10 @@ from typing import Any, cast
 from respipe.schedules.constant import Constant
 from respipe.schedules.lowmode import LowMode
 from respipe.schedules.mixsize import MixSize
+from respipe.schedules.multicrop import MultiCrop
 from respipe.schedules.progressive import Progressive
 from respipe.schedules.rsnet import RSNet
-from respipe.schedules.step import Schedule
+from respipe.schedules.step import Schedule, View
 from respipe.schedules.trd import TRD
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
@@ -24,6 +25,9 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "TRD": TRD,
 }
 """Every schedule by the name that recipes and expressions use."""
+
+# What expressions may name besides: a recipe's training knows no loss for such steps.
+_IN_EXPRESSIONS: Mapping[str, Callable[..., Any]] = {**SCHEDULES, "MultiCrop": MultiCrop, "View": View}
 
 
 def schedule_from_config(config: Mapping[str, Any], *, num_epochs: int | None = None) -> Schedule:
@@ -45,7 +49,7 @@ def schedule_from_config(config: Mapping[str, Any], *, num_epochs: int | None = 
 def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Schedule:
     """Build a schedule from an expression such as ``TRD(224, 112, 0.5, milestones=(75, 150, 225))``.
 
-    The text is parsed, never run: one call of a known schedule, with literals as arguments.
+    The text is parsed, never run: one call of a known schedule, whose arguments are literals, views or schedules.
 
     Args:
         text: the expression.
@@ -57,31 +61,61 @@ def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Sch
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise ValueError("not a call")
-        arguments = [ast.literal_eval(argument) for argument in call.args]
-        fields = {_field_name(keyword): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+            raise TypeError("not a call")
+        schedule = _called(call, call.func.id, num_epochs)
+    except (SyntaxError, TypeError, RecursionError, MemoryError, _NoLiteralError) as error:
         raise ValueError(
             f"`schedule` must be one schedule with literal arguments; got {text[:200]!r}. "
             "Write for example TRD(224, 112, 0.5, milestones=(75, 150, 225))."
         ) from error
-    return _build(call.func.id, arguments, fields, num_epochs=num_epochs)
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"`schedule` must be a schedule; got {schedule!r}. {_choices()}")
+    return schedule
+
+
+class _NoLiteralError(Exception):
+    """A part of an expression is neither a literal nor a call of what is known."""
+
+
+def _value(node: ast.expr, num_epochs: int | None) -> Any:
+    """What a literal stands for, a call of what is known, or a sequence of them."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(_value(one, num_epochs) for one in node.elts)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _IN_EXPRESSIONS:
+        return _called(node, node.func.id, num_epochs)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError) as error:
+        raise _NoLiteralError from error
+
+
+def _called(call: ast.Call, name: str, num_epochs: int | None) -> Any:
+    arguments = [_value(argument, num_epochs) for argument in call.args]
+    fields = {_field_name(keyword): _value(keyword.value, num_epochs) for keyword in call.keywords}
+    return _build(name, arguments, fields, num_epochs=num_epochs, known=_IN_EXPRESSIONS)
 
 
 def _field_name(keyword: ast.keyword) -> str:
     if keyword.arg is None:
-        raise ValueError("** is not a field")
+        raise _NoLiteralError
     return keyword.arg
 
 
-def _build(name: object, arguments: Sequence[Any], fields: Mapping[str, Any], *, num_epochs: int | None) -> Schedule:
-    if not isinstance(name, str) or name not in SCHEDULES:
+def _build(
+    name: object,
+    arguments: Sequence[Any],
+    fields: Mapping[str, Any],
+    *,
+    num_epochs: int | None,
+    known: Mapping[str, Callable[..., Any]] = SCHEDULES,
+) -> Any:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"`schedule.name` must be a known schedule; got {name!r}. {_choices()}")
-    signature = inspect.signature(SCHEDULES[name])
+    signature = inspect.signature(known[name])
     for field in fields:
         if field not in signature.parameters:
-            known = ", ".join(signature.parameters)
-            raise ValueError(f"`schedule.{field}` must be a field of {name}; it is not. Its fields are {known}.")
+            others = ", ".join(signature.parameters)
+            raise ValueError(f"`schedule.{field}` must be a field of {name}; it is not. Its fields are {others}.")
     tuples = {field: _as_tuple(value) for field, value in fields.items()}
     if num_epochs is not None and "num_epochs" in signature.parameters:
         tuples.setdefault("num_epochs", num_epochs)
@@ -91,7 +125,7 @@ def _build(name: object, arguments: Sequence[Any], fields: Mapping[str, Any], *,
         required = [field for field, one in signature.parameters.items() if one.default is one.empty]
         raise ValueError(f"`schedule` must give {name} its fields {', '.join(required)}; {error}.") from error
     try:
-        return SCHEDULES[name](*arguments, **tuples)
+        return known[name](*arguments, **tuples)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`schedule` must describe a {name} that can run: {error}") from error
 

@@ -3,16 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args, runtime_checkable
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
-from respipe.checks import check_choice, check_int, check_sequence
+from respipe.checks import check_choice, check_int, check_probability, check_sequence
 
 Mode = Literal["full", "low"]
 
 # What a schedule may need of a model; see :class:`Schedule`.
 BatchNorm = Literal["shared", "per_size"]
 Kernels = Literal["full", "pooled"]
+
+
+def short_repr(value: Any, *optional: str) -> str:
+    """The ``repr`` of a dataclass without those fields that are at their default: they came later, and saved states
+    hold texts from before."""
+    shown = (one for one in fields(value) if one.name not in optional or getattr(value, one.name) != one.default)
+    return f"{type(value).__name__}({', '.join(f'{one.name}={getattr(value, one.name)!r}' for one in shown)})"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Crops of each sample that are drawn apart from its other crops, as are their flips and augmentation.
+
+    Args:
+        size: side in pixels; for :class:`MultiCrop` also a schedule that decides it step by step.
+        count: number of such crops, all different.
+        scale: smallest and largest area of a crop as a share of the image's, within (0, 1]: short for
+            ``crop=respipe.sampling.RandomResizedCrop(scale)``.
+        crop: one of :mod:`respipe.sampling`; None, also for ``scale``, for the loader's.
+        augment: policies of :mod:`respipe.augment`, in the place of the loader's; () for none, None for the loader's.
+
+    Raises:
+        TypeError, ValueError: a field is out of range, or both ``scale`` and ``crop`` are given.
+    """
+
+    size: Any
+    count: int = 1
+    _: KW_ONLY
+    scale: tuple[float, float] | None = None
+    crop: Any = None
+    augment: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, Schedule):
+            object.__setattr__(self, "size", check_int("size", self.size, least=1))
+        object.__setattr__(self, "count", check_int("count", self.count, least=1))
+        if self.scale is not None:
+            low, high = scale = tuple(check_probability("scale", bound) for bound in self.scale)
+            if self.crop is not None or not 0 < low <= high:
+                raise ValueError(
+                    f"`scale` must be two areas within (0, 1], smallest first, and given without `crop`; got {scale} "
+                    f"with crop={self.crop!r}. Pass shares of the image."
+                )
+            object.__setattr__(self, "scale", scale)
+        if self.augment is not None:
+            augment = cast("Any", self.augment)
+            object.__setattr__(self, "augment", tuple(augment) if isinstance(augment, Sequence) else (augment,))
+
+    def __repr__(self) -> str:
+        return short_repr(self, "count", "scale", "crop", "augment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +78,8 @@ class Step:
         mode: ``"low"`` where the model is to pool its kernels for this step, else ``"full"``.
         decimation: a power of two. Where above 1, crops are resized to sides ``decimation`` times as large, then
             blurred, and every ``decimation``-th pixel is kept.
+        views: for steps whose images are crops of their own: what each is cropped and augmented like, in the order of
+            ``sizes``. Empty where all sizes show the same crops.
 
     Raises:
         TypeError: ``sizes`` is no sequence, or a number is no integer.
@@ -39,6 +91,7 @@ class Step:
     duplicates: int = 1
     mode: Mode = "full"
     decimation: int = 1
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = tuple(check_int("sizes", size, least=1) for size in check_sequence("sizes", self.sizes))
@@ -52,6 +105,12 @@ class Step:
         if decimation & (decimation - 1):
             raise ValueError(f"`decimation` must be a power of two; got {decimation}. Pass 1, 2 or 4.")
         object.__setattr__(self, "decimation", decimation)
+        object.__setattr__(self, "views", views := tuple(self.views))
+        if views and sizes != (expected := tuple(view.size for view in views for _ in range(view.count))):
+            raise ValueError(f"`sizes` must be those of `views`, {expected}; got {sizes}. Leave `views` out, or alike.")
+
+    def __repr__(self) -> str:
+        return short_repr(self, "views")
 
     @property
     def num_images(self) -> int:
@@ -63,7 +122,7 @@ class Step:
         """What is to be decoded for this step: itself, or larger images if they are yet to be decimated."""
         if self.decimation == 1:
             return self
-        return replace(self, sizes=tuple(size * self.decimation for size in self.sizes), decimation=1)
+        return replace(self, sizes=tuple(size * self.decimation for size in self.sizes), decimation=1, views=())
 
 
 @runtime_checkable

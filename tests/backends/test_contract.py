@@ -17,6 +17,8 @@ from respipe.backends.registry import make_backend
 from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.planning.batch import BatchPlan
+from respipe.sampling import SamplingPolicy, plan_epoch
+from respipe.schedules import MultiCrop, View
 from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
@@ -204,6 +206,18 @@ def test_sizes_cropped_each_in_its_own_way_get_the_pixels_of_each_alone(name: st
     (pixels,) = decode_with(name, dataset, [plan])
     assert_equal([pixels], [tuple(one for (one,) in decode_with(name, dataset, alone))])
     assert_close_to_oracle(name, dataset, plan, pixels)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_crops_drawn_apart_have_the_pixels_of_the_oracle(name: str, pyramid: MemoryDataset) -> None:
+    schedule = MultiCrop([View(40, 2, scale=(0.32, 1.0)), View(16, 8, scale=(0.05, 0.32))])
+    level = pyramid.levels[0]
+    planned = plan_epoch(
+        schedule, SamplingPolicy(), epoch=0, heights=level.heights, widths=level.widths, batch_size=len(pyramid)
+    )
+    views = planned[0].views
+    for view, pixels in zip(views, decode_with(name, pyramid, views, depth=2), strict=True):
+        assert_close_to_oracle(name, pyramid, view, pixels)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from respipe.schedules import TRD, Constant, LowMode, MixSize, Progressive, RSNet, Schedule
+from respipe.schedules import TRD, Constant, LowMode, MixSize, MultiCrop, Progressive, RSNet, Schedule, View
 from respipe.schedules.parsing import SCHEDULES, schedule_from_config, schedule_from_expression
 
 
@@ -15,6 +15,8 @@ from respipe.schedules.parsing import SCHEDULES, schedule_from_config, schedule_
         Progressive(160, 192, start_epoch=4, end_epoch=13),
         MixSize("S144", grow="duplicates"),
         RSNet((96, 224)),
+        RSNet((96, 96), own_crops=True),
+        MultiCrop([View(TRD(224, 112, 0.5), 2, scale=(0.32, 1)), View(96, 8, augment=())]),
         LowMode(32, 2, (0.5, 0.25), milestones=(80, 120)),
         MixSize({40: 0.2, 32: 0.8}, base_size=32, max_budget=1.5, weighting="epochs", num_epochs=10),
     ],

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from respipe.cost.macs import by_area, counted, mean_macs, relative_epoch_macs
-from respipe.schedules import RSNet, Step
+from respipe.schedules import RSNet, Step, View
 
 PAPER = (224, 192, 160, 128, 96)
 RUN = {"num_epochs": 2, "num_samples": 1000, "batch_size": 256}
@@ -43,6 +43,12 @@ def test_counted_operations_of_the_papers_models(name: str, macs: tuple[int, ...
         count = counted(torchvision.models.get_model(name))
     assert tuple(count(size) for size in PAPER) == macs
     assert mean_macs(RSNet(PAPER), count, **RUN).per_image == sum(macs)
+
+
+def test_crops_of_their_own_may_have_one_size() -> None:
+    schedule = RSNet((96, 224, 224), own_crops=True)
+    assert schedule.steps(0, num_samples=9, batch_size=9)[0] == Step((224, 224, 96), 9, views=(View(224, 2), View(96)))
+    assert repr(schedule) == "RSNet(sizes=(224, 224, 96), own_crops=True)"
 
 
 @pytest.mark.parametrize("sizes", [(), (224, 224), (0,), (224, -1)])
