@@ -86,7 +86,8 @@ class _InFlight:
         """Start decoding a batch without its damaged samples, as far as they are known."""
         plan = self._guard.admit(plan)
         jobs = tuple(
-            self._guard.must_check(route(self._dataset, one, margin=self._level_margin)) for one in plan.views or (plan,)
+            self._guard.must_check(route(self._dataset, one, margin=self._level_margin))
+            for one in plan.views or (plan,)
         )
         for job, _ in jobs:
             self._backend.submit(job)

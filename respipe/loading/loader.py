@@ -48,11 +48,11 @@ class Loader:
     """Batches of images whose size follows a schedule.
 
     Iterating yields ``(images, labels)``: ``images`` (B, 3, S, S) in channels_last memory format, or a tuple of such
-    tensors where the schedule asks for several sizes of each crop, or for several crops; ``labels`` (B,) int64, float32 (B,) or (B, K) where
-    they are numbers or vectors, None where the data has none, or with ``fields`` a dict of these and others by name. B
-    is this rank's share of the step's global batch, times the copies of each sample that the schedule asks for:
-    independent crops of it, which are adjacent. With ``with_spec=True`` a third item is the :class:`BatchPlan` of the
-    local batch, which names its step, samples, boxes and flips.
+    tensors where the schedule asks for several sizes or several crops of each sample; ``labels`` (B,) int64, float32
+    (B,) or (B, K) where they are numbers or vectors, None where the data has none, or with ``fields`` a dict of these
+    and others by name. B is this rank's share of the step's global batch, times the copies of each sample that the
+    schedule asks for: independent crops of it, which are adjacent. With ``with_spec=True`` a third item is the
+    :class:`BatchPlan` of the local batch, which names its step, samples, boxes and flips.
 
     In training every epoch is a new permutation and incomplete batches are left out. In evaluation (``training=False``)
     each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.

@@ -116,8 +116,10 @@ def draw_drawn_again(
 
 
 def with_views(plan: BatchPlan, policy: SamplingPolicy, heights: Sides, widths: Sides) -> BatchPlan:
-    """Draw the crops of a batch whose step has views: the v-th of K crops of an image as copy K * c + v of its sample,
-    where the image is copy c. So a single view has the crops that a step without views has.
+    """Draw the crops of a batch whose step has views.
+
+    The v-th of K crops of copy c of a sample is drawn as its copy K c + v, so that a single view has the crops that a
+    step without views has.
 
     Args:
         plan: the batch, with boxes and flips yet to be drawn.

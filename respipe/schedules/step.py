@@ -16,8 +16,10 @@ Kernels = Literal["full", "pooled"]
 
 
 def short_repr(value: Any, *optional: str) -> str:
-    """The ``repr`` of a dataclass without those fields that are at their default: they came later, and saved states
-    hold texts from before."""
+    """The ``repr`` of a dataclass without those optional fields that are at their default.
+
+    They came later than the others, and saved states hold the text from before.
+    """
     shown = (one for one in fields(value) if one.name not in optional or getattr(value, one.name) != one.default)
     return f"{type(value).__name__}({', '.join(f'{one.name}={getattr(value, one.name)!r}' for one in shown)})"
 

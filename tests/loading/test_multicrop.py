@@ -70,7 +70,9 @@ def test_a_single_view_is_what_a_schedule_of_that_size_shows(dataset: MemoryData
 
 def test_crops_of_a_view_are_those_of_as_many_copies_of_its_sample(dataset: MemoryDataset) -> None:
     several = raw(dataset, MultiCrop([View(24, 2), View(24)]), augment=ColorJitter(0.5))
-    for (images, _, plan), (copies, _, wanted) in zip(several, raw(dataset, Copies(), augment=ColorJitter(0.5)), strict=True):
+    for (images, _, plan), (copies, _, wanted) in zip(
+        several, raw(dataset, Copies(), augment=ColorJitter(0.5)), strict=True
+    ):
         for number, image in enumerate(images):
             assert torch.equal(image, copies[number::3])
         assert np.array_equal(plan.boxes_by_size().reshape(-1, 4), wanted.boxes)
@@ -86,7 +88,9 @@ def test_every_view_has_its_own_crop_flips_and_augmentation(dataset: MemoryDatas
         assert (small.boxes[:, 2:].prod(axis=1) < 0.22 * area).all()
         assert large.augmentation is None and small.augmentation is not None
         flips.append(np.stack([*large.flips.reshape(2, -1), small.flips]))
-        (before,) = raw(dataset, replace(schedule, views=(*schedule.views[:1], View(16, scale=(0.05, 0.2)))))[plan.number][0][2:]
+        (before,) = raw(dataset, replace(schedule, views=(*schedule.views[:1], View(16, scale=(0.05, 0.2)))))[
+            plan.number
+        ][0][2:]
         wanted = before.permute(0, 2, 3, 1).numpy().copy()
         resolve(small.augmentation, 16, (0, 0, 0)).augment(wanted, 0, len(wanted))
         assert np.array_equal(images[2].permute(0, 2, 3, 1).numpy(), wanted)
@@ -107,7 +111,10 @@ def test_each_crop_is_read_from_the_smallest_level_that_serves_it(dataset: Memor
         (EVERYTHING, {"augment": (ColorJitter(0.3), RandomErasing(0.5)), "weights": WEIGHTS}),
         (EVERYTHING, {"augment": RandAugment(), "mixup": Mixing(0.8, 1.0, mode="elem"), "repeats": 2}),
         (MultiCrop([View(MixSize({32: 0.4, 16: 0.6}, base_size=32, grow="both", batch_multiple=4), 2)]), {}),
-        (RSNet((32, 24, 24), own_crops=True), {"mixup": 0.8, "cutmix": 1.0, "augment": RandAugment(), "weights": WEIGHTS}),
+        (
+            RSNet((32, 24, 24), own_crops=True),
+            {"mixup": 0.8, "cutmix": 1.0, "augment": RandAugment(), "weights": WEIGHTS},
+        ),
         (RSNet((32, 24)), {"mixup": 0.8, "augment": (RandAugment(), RandomErasing(0.5)), "weights": WEIGHTS}),
     ],
 )
@@ -157,7 +164,9 @@ def test_a_damaged_sample_is_replaced_in_every_crop() -> None:
 
 def test_evaluation_shows_images_as_they_are(dataset: MemoryDataset) -> None:
     own, shared = (raw(dataset, RSNet((32, 16), own_crops=one), training=False) for one in (True, False))
-    assert all(torch.equal(a, b) for one, other in zip(own, shared, strict=True) for a, b in zip(one[0], other[0]))
+    assert all(
+        torch.equal(a, b) for one, other in zip(own, shared, strict=True) for a, b in zip(one[0], other[0], strict=True)
+    )
     with pytest.raises(ValueError, match="in evaluation"):
         make(dataset, DINO, training=False)
 
