@@ -60,8 +60,8 @@ class View:
                 )
             object.__setattr__(self, "scale", scale)
         if self.augment is not None:
-            augment = cast("Any", self.augment)
-            object.__setattr__(self, "augment", tuple(augment) if isinstance(augment, Sequence) else (augment,))
+            several = isinstance(self.augment, Sequence)
+            object.__setattr__(self, "augment", tuple(cast("Any", self.augment)) if several else (self.augment,))
 
     def __repr__(self) -> str:
         return short_repr(self, "count", "scale", "crop", "augment")
