@@ -398,7 +398,8 @@ class Loader:
             for plan, pixels in self._finished(decoded) if self._plan.augments(epoch) else decoded:
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 if plan.views:
-                    images = tuple(crop for view in images for crop in view.unflatten(0, (-1, len(plan))).unbind())
+                    several = (view.view(-1, len(plan), *view.shape[1:]).unbind() for view in images)
+                    images = tuple(crop for crops in several for crop in crops)
                 columns = self._dataset.fields
                 values = {
                     name: self._placement.values(columns[name].take(plan.indices))

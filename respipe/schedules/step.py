@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from respipe.checks import check_choice, check_int, check_probability, check_sequence
 
@@ -61,7 +61,7 @@ class View:
             object.__setattr__(self, "scale", scale)
         if self.augment is not None:
             several = isinstance(self.augment, Sequence)
-            object.__setattr__(self, "augment", tuple(cast("Any", self.augment)) if several else (self.augment,))
+            object.__setattr__(self, "augment", tuple(self.augment) if several else (self.augment,))
 
     def __repr__(self) -> str:
         return short_repr(self, "count", "scale", "crop", "augment")
