@@ -155,6 +155,7 @@ class PerSizeBatchNorm(Routed):
 
     per_size: BatchNormSets
     training: bool
+    num_features: int
     _own: tuple[Tensors, Tensors]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -175,6 +176,7 @@ class PerSizeBatchNorm(Routed):
 
         Raises:
             ValueError: the layer is to be trained at a side that is none of the sizes.
+        RuntimeError: its weights are computed from others, so that those of this side would go unused.
         """
         sets = cast(BatchNormSets, _modules(self)[_CHILD])
         if self.training and side != sets.own_size and str(side) not in _modules(sets):
@@ -183,6 +185,12 @@ class PerSizeBatchNorm(Routed):
                 f"BatchNorm keeps statistics for these; got {side} px. Name it to `make_batchnorm_per_size` too."
             )
         tensors, own = self.tensors(side), (_parameters(self), _buffers(self))
+        if "parametrizations" in _modules(self) and any(map(_parameters, sets.values())):
+            raise RuntimeError(
+                f"`model` must have BatchNorms whose weights are their own; {self.plain.__name__}({self.num_features}) "
+                "was parametrized after it was given weights per size, which the parametrization would hide. "
+                "Parametrize what `respipe.extract(model, size)` returns, or leave `affine` out."
+            )
         _set(self, _own=own, _parameters=tensors[0], _buffers=tensors[1])
 
     def take_back(self) -> None:

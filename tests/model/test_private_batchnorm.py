@@ -326,3 +326,16 @@ def test_other_layouts_and_precisions_work_at_every_size() -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 torch.testing.assert_close(model(batch).float(), expected, rtol=0.05, atol=0.05)
             torch.testing.assert_close(private().double()(images(size).double()).float(), expected)
+
+
+def test_a_parametrization_that_would_hide_the_weights_of_a_size_is_refused() -> None:
+    for affine in (False, True):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        make_batchnorm_per_size(model, (16, 8), affine=affine)
+        parametrize.register_parametrization(model[1], "weight", nn.Softplus())
+        model(torch.ones(2, 3, 16, 16))
+        if affine:
+            with pytest.raises(RuntimeError, match=r"BatchNorm2d\(4\) was parametrized"):
+                model(torch.ones(2, 3, 8, 8))
+        else:
+            model(torch.ones(2, 3, 8, 8))
