@@ -18,6 +18,7 @@ from respipe.cli.doctor import doctor
 from respipe.cli.evaluate import evaluate
 from respipe.cli.plan import plan
 from respipe.cli.plot import plot
+from respipe.cli.shards import index, merge, split
 from respipe.cli.train import train
 from respipe.errors import RespipeError
 
@@ -58,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, verify, inspect, plan, train, evaluate, bench, doctor):
+for command in (convert, index, merge, split, verify, inspect, plan, train, evaluate, bench, doctor):
     app.command()(command)
 app.add_typer(plot, name="plot")
 

@@ -34,3 +34,11 @@ def parse_sizes(text: str) -> tuple[int, ...]:
             raise typer.BadParameter(f"must be sizes such as 128,224 or 96:448:32 (first, last, step); got {text!r}.")
         sizes += range(first, rest[0] + 1, rest[1]) if rest else [first]
     return tuple(dict.fromkeys(sizes))
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """A part of a whole: ``3/16``, counted from 0."""
+    number, _, of = text.partition("/")
+    if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit()):
+        raise typer.BadParameter(f"must be such as 3/16, from 0/16 to 15/16; got {text!r}.")
+    return int(number), int(of)

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -107,6 +108,11 @@ def logs_on_stderr(level: int) -> Generator[None]:
 def count(number: int) -> str:
     """A count with thousands separated."""
     return f"{number:,}"
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Length of a file, or of all files directly in a folder."""
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
 
 
 def num_bytes(number: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from respipe.conversion.engine import convert
 from respipe.conversion.inspection import Inspection, LevelSummary, inspect
 from respipe.conversion.report import ConversionReport, LevelReport, SampleNote, TooManyCorruptError
+from respipe.conversion.shards import merge, split
 from respipe.conversion.sources import BetonSource, FolderSource, Source
 from respipe.conversion.verification import DamagedImage, VerificationReport, verify
 
@@ -22,5 +23,7 @@ __all__ = [
     "VerificationReport",
     "convert",
     "inspect",
+    "merge",
+    "split",
     "verify",
 ]

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,19 +22,19 @@ from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
 from respipe.conversion.settings import ConversionSettings, Keep, Subsampling
+from respipe.conversion.shards import Portion, Progress, check_part, combined
 from respipe.conversion.sources.base import Source, SourceOptions, open_source, with_classes, with_fields
-from respipe.conversion.workers import check_num_workers, map_samples
+from respipe.conversion.workers import SampleWorkers, check_num_workers
 from respipe.errors import ConversionError, CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
 from respipe.storage.fields import Column
+from respipe.storage.shards import index_shards, shard_name
 from respipe.storage.upright import BrokenImageError, pixel_limit
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -52,13 +52,15 @@ def convert(
     classes_from: str | os.PathLike[str] | Sequence[str] | None = None,
     format: str | None = None,
     label_field: str | None = None,
+    shards: int | None = None,
+    part: tuple[int, int] | None = None,
     num_workers: int | None = None,
     allow_corrupt: int = 0,
     max_pixels: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Store images at several resolutions in one ``.beton``, which respipe and stock FFCV read.
+    """Store images at several resolutions in a ``.beton``, or several, which respipe and stock FFCV read.
 
     Every image is decoded once, in full, so that what is damaged is found now, and becomes upright RGB JPEGs: baseline,
     with restart markers every few MCUs and an index of them that other decoders skip, so that a crop can be decoded
@@ -67,11 +69,16 @@ def convert(
     ``target`` appears only when it is finished. Until then the work is in ``TARGET.partial`` and ``TARGET.journal``;
     calling the same again, after whatever interrupted it, goes on from there.
 
+    With ``shards`` the target is a folder of so many files, made one after the other in the same way. Each part of it
+    may be made on another machine, in any order: whoever makes the last file makes ``index.json`` too, with which the
+    folder can be opened (:func:`respipe.storage.shards.index_shards` makes it as well). Opened together they equal the
+    one file. A finished file of the same source and settings is not made again.
+
     Args:
         source: a folder with one subfolder per class, a tar or zip of such folders, a tar of one tar per class, a
             ``.beton``, anything with ``__len__`` and ``__getitem__``, or an object such as
             :class:`respipe.conversion.Source` describes.
-        target: the file to make.
+        target: the file to make; with ``shards`` the folder.
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
             level not smaller than an image shares the bytes of the level before.
         quality: of re-encoded JPEGs, 1 to 100; or one for each level, of which the last holds for all levels beyond.
@@ -91,8 +98,11 @@ def convert(
         format: of the source, where several could be meant: a key of
             :func:`respipe.conversion.sources.base.source_specs`.
         label_field: the source's name for the label; in a ``.beton`` by default ``label``, and "" for none.
+        shards: files to make, each of a run of the samples; None for a single one.
+        part: ``(i, n)`` to make the files of the i-th of n parts alone, counted from 0.
         num_workers: processes, by default one per core; with 0 this one does the work.
-        allow_corrupt: images that may turn out to be undecodable. They are left out and listed in the report.
+        allow_corrupt: images that may turn out to be undecodable, in this part. They are left out and listed in the
+            report.
         max_pixels: pixels that an image may have at most. Default: Pillow's limit, twice
             ``PIL.Image.MAX_IMAGE_PIXELS``.
         overwrite: replace an existing ``target``, in the moment the new one is finished.
@@ -108,24 +118,83 @@ def convert(
     settings = ConversionSettings(
         levels=levels, quality=quality, subsampling=subsampling, restart_interval=restart_interval, keep=keep
     )
-    conversion = _Conversion(
-        target=Path(target),
+    run = _Run(
         settings=settings,
         num_workers=check_num_workers(num_workers),
         allow_corrupt=allow_corrupt,
         overwrite=overwrite,
         progress=progress,
     )
+    if shards is None and part is not None:
+        raise ValueError(
+            "`part` must be left out without `shards`, of which it names some. Pass for example shards=64."
+        )
 
     def opened() -> Source:
         found = open_source(source, format=format, options=SourceOptions(label_field=label_field))
         if not len(found):
             raise ConversionError("The source must hold at least one image; it is empty.")
         found = with_fields(found, fields)
-        return found if classes_from is None else with_classes(found, classes_from)
+        found = found if classes_from is None else with_classes(found, classes_from)
+        _check_labels(found)
+        return found
 
     with pixel_limit(max_pixels):
-        return conversion.run(opened)
+        if shards is not None:
+            return _convert_shards(run, opened, Path(target), shards, check_part(shards, part))
+        conversion = _Conversion(target=Path(target), run=run)
+        conversion.check_target()
+        whole = opened()
+        with _workers(whole, run) as workers:
+            return conversion.convert(whole, workers)
+
+
+def _convert_shards(
+    run: _Run, open_it: Callable[[], Source], folder: Path, shards: int, numbers: range
+) -> ConversionReport:
+    """Make some of the files of a folder, and its index where these were the last."""
+    _check_folder(folder)
+    whole = open_it()
+    if shards > len(whole):
+        raise ValueError(f"`shards` must be at most the number of images, {len(whole)}; got {shards}. Use fewer.")
+    folder.mkdir(exist_ok=True)
+    portions = [Portion(whole=whole, number=number, of=shards) for number in numbers]
+    total, reports = sum(map(len, portions)), list[ConversionReport]()
+
+    def report() -> ConversionReport:
+        return combined(reports, [portion.start for portion in portions[: len(reports)]], folder)
+
+    with _workers(whole, run) as workers:
+        for portion in portions:
+            done = portion.start - portions[0].start
+            allowed = run.allow_corrupt - sum(made.num_corrupt for made in reports)
+            of_portion = replace(run, allow_corrupt=allowed, progress=_further(run.progress, done, total))
+            conversion = _Conversion(target=folder / shard_name(portion.number, shards), run=of_portion)
+            try:
+                reports.append(conversion.finished(portion) or conversion.convert(portion, workers))
+            except TooManyCorruptError as error:
+                reports.append(error.report)
+                raise TooManyCorruptError(str(error), report()) from error
+    missing = [name for number in range(shards) if not (folder / (name := shard_name(number, shards))).exists()]
+    if missing:
+        logger.info("%s: %d of %d shards are still to be made, first %s", folder, len(missing), shards, missing[0])
+    else:
+        index_shards(folder).close()
+    return report()
+
+
+def _further(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of a part as that of the whole."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def _workers(source: Source, run: _Run) -> SampleWorkers[tuple[Pyramid, dict[str, Any]] | str]:
+    return SampleWorkers(_ConvertSample(source, run.settings), num_workers=run.num_workers)
+
+
+def _check_folder(target: Path) -> None:
+    if not target.absolute().parent.is_dir():
+        raise ConversionError(f"The folder {target.parent} must exist for {target.name} to be made in it.")
 
 
 def _check_labels(source: Source) -> None:
@@ -161,10 +230,9 @@ class _ConvertSample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Conversion:
-    """One call of :func:`convert`."""
+class _Run:
+    """What holds for all files of one call of :func:`convert`."""
 
-    target: Path
     settings: ConversionSettings
     num_workers: int
     allow_corrupt: int
@@ -175,53 +243,94 @@ class _Conversion:
         if self.allow_corrupt < 0:
             raise ValueError(f"`allow_corrupt` must be at least 0; got {self.allow_corrupt}.")
 
-    def run(self, open_it: Callable[[], Source]) -> ConversionReport:
-        partial, log = Path(f"{self.target}.partial"), Path(f"{self.target}.journal")
-        if not self.target.parent.is_dir():
-            raise ConversionError(
-                f"The folder {self.target.parent} must exist for {self.target.name} to be made in it."
-            )
-        if not log.exists():
-            self._check_target()
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Conversion:
+    """The making of one file."""
+
+    target: Path
+    run: _Run
+
+    @property
+    def _log(self) -> Path:
+        return Path(f"{self.target}.journal")
+
+    def check_target(self) -> None:
+        """Refuse early what will not work.
+
+        Raises:
+            ConversionError: there is no folder for the file, or it exists.
+        """
+        _check_folder(self.target)
+        if not self._log.exists():
+            self._check_free()
+
+    def finished(self, portion: Portion) -> ConversionReport | None:
+        """The report of an earlier run that has made this file of several; None where there is none."""
+        if self._log.exists() or not self.target.exists():
+            return None
+        try:
+            with closing(BetonDataset(self.target)) as found:
+                attributes = found.attributes
+        except StorageError:
+            return None  # it is in the way, which the conversion says
+        expected = _attributes(portion, self.run.settings)
+        kinds = [{"name": name, "kind": column.kind} for name, column in portion.fields.items()]
+        if attributes.get("fields") != kinds or any(
+            attributes.get(name) != expected[name] for name in ("classes", "settings", "source")
+        ):
+            return None
+        return ConversionReport.from_dict({**attributes["report"], "target": str(self.target)})
+
+    def convert(self, opened: Source, workers: SampleWorkers[tuple[Pyramid, dict[str, Any]] | str]) -> ConversionReport:
+        """Make the file, or go on with it.
+
+        Args:
+            opened: what is to be in it.
+            workers: processes that convert a sample of the source, which may be larger.
+        """
+        partial, settings = Path(f"{self.target}.partial"), self.run.settings
+        if not self._log.exists():
+            self._check_free()
         start = time.perf_counter()
-        opened = open_it()
-        _check_labels(opened)
-        identity = _identity(opened, self.settings)
-        with _explained(self.target), Journal(log, identity, num_levels=len(self.settings.levels)) as journal:
+        identity = _identity(opened, settings)
+        with _explained(self.target), Journal(self._log, identity, num_levels=len(settings.levels)) as journal:
 
             def report(num_resumed: int) -> ConversionReport:
                 seconds = time.perf_counter() - start
-                return make_report(journal.records, opened, self.settings, self.target, num_resumed, seconds)
+                return make_report(journal.records, opened, settings, self.target, num_resumed, seconds)
 
             num_resumed = journal.num_done
             if not (num_resumed == len(opened) and not partial.exists() and _holds(self.target, journal.records)):
-                self._check_target()
+                self._check_free()
                 with BetonWriter(
                     partial,
                     num_samples=len(opened),
-                    levels=self.settings.names,
+                    levels=settings.names,
                     label=opened.fields["label"].kind if "label" in opened.fields else None,
-                    page_size=self.settings.page_size,
+                    page_size=settings.page_size,
                 ) as writer:
                     num_resumed = self._resume(journal, writer, opened)
-                    self._convert_rest(journal, writer, opened)
-                    _check_corrupt(report(num_resumed), self.allow_corrupt)
+                    self._convert_rest(journal, writer, opened, workers)
+                    done = report(num_resumed)
+                    _check_corrupt(done, self.run.allow_corrupt)
                     indices = np.concatenate([record.indices for record in journal.records])
+                    attributes = _attributes(opened, settings)
                     writer.finish(
                         journal.records,
                         names=(opened.name(index) for index in indices.tolist()),
                         fields={
                             name: gathered(journal.records, name, column) for name, column in opened.fields.items()
                         },
-                        attributes=_attributes(opened, self.settings),
+                        attributes=attributes | ({"report": done.lasting()} if isinstance(opened, Portion) else {}),
                     )
                 partial.replace(self.target)
                 _sync_folder(self.target.parent)
             journal.remove()
             return report(num_resumed)
 
-    def _check_target(self) -> None:
-        if self.target.exists() and not self.overwrite:
+    def _check_free(self) -> None:
+        if self.target.exists() and not self.run.overwrite:
             raise ConversionError(
                 f"{self.target} exists already. Choose another target, remove it, or pass overwrite=True (--overwrite)."
             )
@@ -231,7 +340,7 @@ class _Conversion:
         if not writer.holds(journal.records):
             logger.warning("%s.partial is not as its journal tells; starting again", self.target)
             journal.rewind(0)
-        convert_sample = _ConvertSample(source, self.settings)
+        convert_sample = _ConvertSample(source, self.run.settings)
         for number, record in enumerate(journal.records):
             # What could not be read may have been repaired, or its disk be back.
             if not all(isinstance(convert_sample(index), str) for index, _ in record.quarantined):
@@ -241,12 +350,19 @@ class _Conversion:
         writer.truncate(journal.records)
         return journal.num_done
 
-    def _convert_rest(self, journal: Journal, writer: BetonWriter, source: Source) -> None:
+    def _convert_rest(
+        self,
+        journal: Journal,
+        writer: BetonWriter,
+        source: Source,
+        workers: SampleWorkers[tuple[Pyramid, dict[str, Any]] | str],
+    ) -> None:
         first, total = journal.num_done, len(source)
+        offset = source.start if isinstance(source, Portion) else 0
 
         def tell(done: int) -> None:
-            if self.progress is not None:
-                self.progress(done, total)
+            if self.run.progress is not None:
+                self.run.progress(done, total)
 
         tell(first)
         if first == total:
@@ -254,7 +370,7 @@ class _Conversion:
 
         def new_page() -> PageBuilder:
             _, room = writer.page_bounds(len(journal.records))
-            return PageBuilder(page_size=room, num_levels=len(self.settings.levels))
+            return PageBuilder(page_size=room, num_levels=len(self.run.settings.levels))
 
         def finish_page(stop: int) -> None:
             data, record = page.finish(stop)
@@ -262,9 +378,9 @@ class _Conversion:
             journal.append(record)
 
         page = new_page()
-        convert_sample = _ConvertSample(source, self.settings)
-        with closing(map_samples(convert_sample, range(first, total), num_workers=self.num_workers)) as results:
-            for index, result in results:
+        with closing(workers.map(range(offset + first, offset + total))) as results:
+            for number, result in results:
+                index = number - offset
                 if isinstance(result, str):
                     page.quarantine(index, result)
                 else:
@@ -301,6 +417,8 @@ def _attributes(source: Source, settings: ConversionSettings) -> dict[str, Any]:
 
 
 def _origin(source: Source) -> dict[str, Any]:
+    if isinstance(source, Portion):
+        return {**_origin(source.whole), "shard": [source.number, source.of]}
     return {"kind": source.kind, "num_samples": len(source), "fingerprint": source.fingerprint}
 
 

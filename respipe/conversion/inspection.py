@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,8 @@ from respipe.jpeg.index import read_index
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
-from respipe.storage.open import open_dataset
+from respipe.storage.open import Data, open_dataset
+from respipe.storage.shards import ShardedDataset
 
 # Enough samples to tell what all are like, few enough to be read from a slow disk in a moment.
 _MOST_EXAMINED = 256
@@ -61,7 +61,7 @@ class Inspection:
 
     Args:
         path: the file or folder.
-        kind: "beton" or "folder".
+        kind: "beton", "shards" or "folder".
         writer: what wrote the file: "respipe 0.1.0", or "FFCV" for files without respipe's appendix; None for folders.
         num_samples: samples in it.
         classes: class names, or None where the file has none.
@@ -69,7 +69,7 @@ class Inspection:
         levels: stored resolutions, largest first.
         num_examined: samples whose headers were read, spread evenly over all.
         decoding: a sentence on how much of an image must be decoded for a crop, and what would make it less.
-        num_bytes: of the file, or of all files of the folder.
+        num_bytes: of the file, or files, or of all files of the folder.
         has_checksums: whether changed bytes can be found without decoding.
         settings: the conversion's settings, where recorded.
         source: what was converted, where recorded.
@@ -99,14 +99,14 @@ class Inspection:
         return values
 
 
-def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
-    """Look into a ``.beton`` or a class folder, reading tables and some images' headers only.
+def inspect(path: Data) -> Inspection:
+    """Look into a ``.beton``, several of them, or a class folder, reading tables and some images' headers only.
 
     Raises:
         StorageError: there is nothing at the path, or its structure is damaged.
     """
     dataset = open_dataset(path)
-    beton = dataset if isinstance(dataset, BetonDataset) else None
+    beton = dataset if isinstance(dataset, (BetonDataset, ShardedDataset)) else None
     attributes = beton.attributes if beton else {}
     examined = np.unique(np.linspace(0, len(dataset) - 1, _MOST_EXAMINED).astype(np.int64))
     levels = tuple(_summary(dataset, number, examined) for number in range(len(dataset.levels)))
@@ -120,7 +120,7 @@ def inspect(path: str | os.PathLike[str] | Dataset) -> Inspection:
         levels=levels,
         num_examined=len(examined),
         decoding=_decoding(dataset, attributes),
-        num_bytes=dataset.path.stat().st_size if beton else sum(level.num_bytes for level in levels),
+        num_bytes=sum(map(len, dataset.buffers)) if beton else sum(level.num_bytes for level in levels),
         has_checksums=dataset.levels[0].checksums is not None,
         settings=attributes.get("settings"),
         source=attributes.get("source"),

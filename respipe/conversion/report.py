@@ -99,6 +99,26 @@ class ConversionReport:
         computed = ("num_corrupt", "num_bytes", "images_per_second")
         return {**asdict(self), **{name: getattr(self, name) for name in computed}}
 
+    def lasting(self) -> dict[str, Any]:
+        """As JSON values, what of it belongs to the file and not to the run that made it."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_A_RUN}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ConversionReport:
+        """The report of a file that an earlier run has finished, from :meth:`lasting` and the target."""
+        made: dict[str, Any] = {
+            **values,
+            "quarantined": tuple(SampleNote(**note) for note in values["quarantined"]),
+            "warned": tuple(SampleNote(**note) for note in values["warned"]),
+            "levels": tuple(LevelReport(**level) for level in values["levels"]),
+            "num_resumed": values["num_samples"],
+            "seconds": 0.0,
+        }
+        return cls(**made)
+
+
+_OF_A_RUN = {"target", "num_resumed", "seconds"}
+
 
 class TooManyCorruptError(ConversionError):
     """More images cannot be decoded than allowed.

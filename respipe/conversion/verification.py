@@ -8,13 +8,15 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from respipe.conversion.sources.folder import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.padding import find_stray_bytes
+from respipe.storage.open import open_dataset
+from respipe.storage.shards import ShardedDataset, is_sharded
 from respipe.storage.upright import BrokenImageError, pixel_limit
 from respipe.storage.upright import decode as decode_image
 
@@ -44,14 +46,15 @@ class VerificationReport:
 
     Args:
         path: the file or folder.
-        kind: "beton" or "folder".
+        kind: "beton", "shards" or "folder".
         num_samples: samples in it.
         num_images: images looked at: samples times levels, without those that share another level's bytes.
         has_checksums: whether each image was compared with its checksum.
         decoded: whether each image was decoded.
         damaged: images that differ from what was written, or cannot be decoded.
         warned: images of a folder that were decoded although their decoder complained: worth a look.
-        stray_bytes: the first places in the file where a byte that nobody reads is not zero, as it was written.
+        stray_bytes: the first places in the file, or in any of several, where a byte that nobody reads is not zero, as
+            it was written.
         seconds: it took.
     """
 
@@ -84,7 +87,7 @@ def verify(
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerificationReport:
-    """Check every image of a ``.beton`` or a class folder.
+    """Check every image of a ``.beton``, of a folder of such files with an index, or of a class folder.
 
     A ``.beton`` is opened, which checks its structure, and each image is compared with its checksum. In files that
     respipe wrote, what lies between must be zero: there no changed byte goes unseen. Images without checksums, as those
@@ -108,7 +111,11 @@ def verify(
     root = Path(path)
     found: list[_Found] = []
     with pixel_limit(max_pixels):
-        check = _CheckFolder(FolderSource(root)) if root.is_dir() else _CheckBeton(BetonDataset(root), decode)
+        check = (
+            _CheckFolder(FolderSource(root))
+            if root.is_dir() and not is_sharded(root)
+            else _CheckBeton(cast("BetonDataset | ShardedDataset", open_dataset(root)), decode)
+        )
         total = len(check)
         if progress is not None:
             progress(0, total)
@@ -126,7 +133,7 @@ def verify(
         decoded=check.decode or not check.has_checksums,
         damaged=tuple(image for of_sample in found for image in of_sample.damaged),
         warned=tuple(image for of_sample in found for image in of_sample.warned),
-        stray_bytes=find_stray_bytes(check.dataset, most=_MOST_STRAY) if isinstance(check, _CheckBeton) else (),
+        stray_bytes=check.stray_bytes() if isinstance(check, _CheckBeton) else (),
         seconds=time.perf_counter() - start,
     )
 
@@ -163,9 +170,16 @@ class _CheckFolder:
 
 @dataclass(frozen=True, slots=True)
 class _CheckBeton:
-    dataset: BetonDataset
+    dataset: BetonDataset | ShardedDataset
     decode: bool
-    kind = "beton"
+
+    @property
+    def kind(self) -> str:
+        return self.dataset.kind
+
+    def stray_bytes(self) -> tuple[int, ...]:
+        files = (self.dataset,) if isinstance(self.dataset, BetonDataset) else self.dataset.shards
+        return tuple(place for file in files for place in find_stray_bytes(file, most=_MOST_STRAY))[:_MOST_STRAY]
 
     @property
     def has_checksums(self) -> bool:

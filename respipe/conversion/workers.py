@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from PIL import Image
 
@@ -61,52 +61,78 @@ def check_num_workers(num_workers: int | None) -> int:
 def map_samples(
     function: Callable[[int], T], indices: Iterable[int], *, num_workers: int, stall_timeout: float = STALL_TIMEOUT
 ) -> Generator[tuple[int, T], None, None]:
-    """Call a function on each number: in parallel, yielding in order, a bounded number of calls ahead.
+    """Call a function on each number; see :class:`SampleWorkers`."""
+    with SampleWorkers(function, num_workers=num_workers, stall_timeout=stall_timeout) as workers:
+        yield from workers.map(indices)
+
+
+class SampleWorkers(Generic[T]):
+    """Processes that call a function on numbered samples. They start with the first call of ``map``.
 
     Args:
         function: can be pickled and is not defined in the main script; every worker receives one copy, once, and the
             caller's ``PIL.Image.MAX_IMAGE_PIXELS``.
-        indices: numbers to call it on.
         num_workers: processes; with 0 this one does the work.
         stall_timeout: seconds that a single call may take in a worker.
-
-    Yields:
-        the number and what the function returned for it.
-
-    Raises:
-        TypeError: the function cannot be pickled.
-        OSError: the function raised it.
-        WorkerLostError: the function raised any other error or cannot be unpickled, or a worker was killed or took
-            longer than ``stall_timeout``.
     """
-    if num_workers == 0:
-        for index in indices:
-            yield index, function(index)
-        return
-    try:
-        setup = bytes(ForkingPickler.dumps((function, stall_timeout, Image.MAX_IMAGE_PIXELS)))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise TypeError(f"`source` must be one that can be pickled for worker processes; {error}. {_REMEDY}") from error
-    workers = [_Worker(setup) for _ in range(num_workers)]
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
 
-    def call(chunk: Sequence[int]) -> list[Any]:
-        worker = idle.get()
+    def __init__(self, function: Callable[[int], T], *, num_workers: int, stall_timeout: float = STALL_TIMEOUT) -> None:
+        self._function, self._num_workers, self._stall_timeout = function, num_workers, stall_timeout
+        self._workers: list[_Worker] = []
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(max(num_workers, 1), thread_name_prefix="respipe-workers")
+
+    def map(self, indices: Iterable[int]) -> Generator[tuple[int, T], None, None]:
+        """Call the function on each number: in parallel, yielding in order, a bounded number of calls ahead.
+
+        One such generator is under way at a time, and once it is left early or has raised no other one follows.
+
+        Args:
+            indices: numbers to call it on.
+
+        Yields:
+            the number and what the function returned for it.
+
+        Raises:
+            TypeError: the function cannot be pickled.
+            OSError: the function raised it.
+            WorkerLostError: the function raised any other error or cannot be unpickled, or a worker was killed or took
+                longer than ``stall_timeout``.
+        """
+        if self._num_workers == 0:
+            for index in indices:
+                yield index, self._function(index)
+            return
+        if not self._workers:
+            self._start()
+        yield from _in_order(self._threads, self._call, iter(indices), num_ahead=_CHUNKS_AHEAD * self._num_workers)
+
+    def _start(self) -> None:
+        try:
+            setup = bytes(ForkingPickler.dumps((self._function, self._stall_timeout, Image.MAX_IMAGE_PIXELS)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                f"`source` must be one that can be pickled for worker processes; {error}. {_REMEDY}"
+            ) from error
+        for _ in range(self._num_workers):
+            self._workers.append(_Worker(setup))
+            self._idle.put(self._workers[-1])
+
+    def _call(self, chunk: Sequence[int]) -> list[Any]:
+        worker = self._idle.get()
         try:
             return worker.call(chunk)
         finally:
-            idle.put(worker)
+            self._idle.put(worker)
 
-    threads = ThreadPoolExecutor(num_workers, thread_name_prefix="respipe-workers")
-    try:
-        yield from _in_order(threads, call, iter(indices), num_ahead=_CHUNKS_AHEAD * num_workers)
-    finally:
-        for worker in workers:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
             worker.kill()
-        threads.shutdown(cancel_futures=True)
-        for worker in workers:
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
             worker.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from respipe.normalization import Normalize
 from respipe.planning.crops import CenterCrop, Crop
 from respipe.processes import check_group
 from respipe.schedules.rsnet import RSNet
-from respipe.storage.open import open_dataset
+from respipe.storage.open import Data, open_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    source: str | os.PathLike[str],
+    source: Data,
     sizes: int | Sequence[int],
     *,
     batch_size: int = 256,
@@ -82,7 +81,7 @@ def evaluate(
 
     Args:
         model: (B, 3, S, S) images to (B, K) logits.
-        source: a ``.beton`` file or a folder with one subfolder per class.
+        source: validation data, as for :class:`respipe.Loader`.
         sizes: sides in pixels of the square evaluation images.
         batch_size: global batch size, at most. Batches that several sizes are decoded for are smaller where they would
             take more memory than one of the largest size alone.

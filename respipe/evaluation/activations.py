@@ -7,7 +7,6 @@ section 3.2 and figure 3).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from respipe.model.network import device_of, evaluation_mode, unwrapped
 from respipe.normalization import Normalize
 from respipe.planning.crops import CenterCrop, Crop
 from respipe.schedules.constant import Constant
-from respipe.storage.open import open_dataset
+from respipe.storage.open import Data, open_dataset
 
 _NUM_STEPS = 200
 
@@ -57,7 +56,7 @@ class Activations:
 
 def measure_activations(
     model: nn.Module,
-    source: str | os.PathLike[str],
+    source: Data,
     sizes: int | Sequence[int],
     *,
     num_images: int = 1024,
@@ -75,7 +74,7 @@ def measure_activations(
 
     Args:
         model: takes (B, 3, S, S) images; left in the mode it was in.
-        source: a ``.beton`` file or a folder with one subfolder per class.
+        source: validation data, as for :class:`respipe.Loader`.
         sizes: sides in pixels of the square evaluation images.
         num_images: images to measure on, or all where there are fewer; in whole batches.
         batch_size: images shown at a time.

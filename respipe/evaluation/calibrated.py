@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -15,11 +14,12 @@ from respipe.loading.loader import Loader
 from respipe.model.adapt import extract
 from respipe.model.calibration import calibrate_batchnorm
 from respipe.model.network import device_of, unwrapped
+from respipe.storage.open import Data
 
 
 def evaluate_calibrated(
     model: nn.Module,
-    source: str | os.PathLike[str],
+    source: Data,
     sizes: Sequence[int],
     training_batches: Callable[[int], Loader],
     *,

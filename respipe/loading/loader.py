@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from respipe.processes import num_cores, rank_and_world_size
 from respipe.rng import Stream, step_seeds
 from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
-from respipe.storage.open import open_dataset
+from respipe.storage.open import Data, open_dataset
 
 # (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
 Batch = tuple[Any, ...]
@@ -64,7 +63,8 @@ class Loader:
     A loader belongs to the process that built it; it cannot be pickled.
 
     Args:
-        data: a ``.beton`` file, a folder with one subfolder per class, or an open dataset.
+        data: a ``.beton`` file; a list of such files, or a folder of them with an index; a folder with one subfolder
+            per class; or an open dataset.
         schedule: decision about the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: whether crops, flips and order are random; else the evaluation geometry.
@@ -112,7 +112,7 @@ class Loader:
 
     def __init__(
         self,
-        data: str | os.PathLike[str] | Dataset,
+        data: Data,
         schedule: Schedule,
         *,
         batch_size: int,

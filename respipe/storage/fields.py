@@ -101,6 +101,13 @@ class Column:
         shape = (len(values), self.length or 0) if self.kind == "vector" else (len(values),)
         return replace(self, values=values if dtype is None else np.array(values, dtype).reshape(shape))
 
+    def part(self, start: int, stop: int) -> Column:
+        """The field of the samples from ``start`` to ``stop``, without the latter."""
+        values: Any = self.values
+        if isinstance(values, np.ndarray):
+            return replace(self, values=cast("NDArray[Any]", values[start:stop]))
+        return replace(self, values=Computed(lambda index: values[start + index], stop - start))
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[str] | list[bytes]:
         """The values of a batch.
 
@@ -139,6 +146,22 @@ class Computed:
 
     def __getitem__(self, index: int, /) -> Any:
         return self.function(index)
+
+
+def joined(columns: Sequence[Column]) -> Column:
+    """The field of samples of several datasets, one after the other. All must be of one kind."""
+    first, parts = columns[0], [column.values for column in columns]
+    if all(isinstance(values, np.ndarray) for values in parts):
+        values = np.concatenate(cast("list[NDArray[Any]]", parts))
+        values.flags.writeable = False
+        return replace(first, values=values)
+    starts = np.concatenate([[0], np.cumsum([len(values) for values in parts])])
+
+    def value(index: int) -> Any:
+        number = int(np.searchsorted(starts, index, side="right")) - 1
+        return parts[number][index - int(starts[number])]
+
+    return replace(first, values=Computed(value, int(starts[-1])))
 
 
 def kind_of(value: Any) -> Kind:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from respipe.errors import StorageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
+from respipe.storage.shards import ShardedDataset, is_sharded, open_shards
+
+Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset
+"""What can be opened: a path, the paths of several ``.beton`` files, or a dataset."""
 
 
-def open_dataset(data: str | os.PathLike[str] | Dataset, *, keep_unreadable: bool = False) -> Dataset:
-    """Open a ``.beton`` file or a class folder. An open dataset is returned as it is.
+def open_dataset(data: Data, *, keep_unreadable: bool = False) -> Dataset:
+    """Open a ``.beton`` file, several of them, or a class folder. An open dataset is returned as it is.
 
     Args:
-        data: its path, or a dataset.
+        data: a ``.beton`` file; a folder of such files with an index, as ``convert(shards=...)`` makes; a list of such
+            files; a folder with one subfolder per class; or a dataset.
         keep_unreadable: see :class:`respipe.storage.folder.FolderDataset`.
 
     Raises:
         StorageError: there is nothing at the path, or it is damaged or of another kind.
         TypeError: ``data`` is neither a path nor a dataset.
     """
+    if isinstance(data, (list, tuple)):
+        return ShardedDataset(cast("Sequence[str]", data))
     if not isinstance(data, (str, os.PathLike)):
         if not hasattr(data, "levels"):
             raise TypeError(f"`data` must be the path of a .beton file or a folder, or a dataset; got {data!r}.")
-        return data
+        return cast("Dataset", data)
     path = Path(data)
+    if path.is_dir() and is_sharded(path):
+        return open_shards(path)
     if path.is_dir():
         return FolderDataset(path, keep_unreadable=keep_unreadable)
     if not path.exists():

@@ -1,6 +1,6 @@
-"""A conversion that kills itself: ``python -m tests.conversion.interrupted SOURCE TARGET MOMENT [WORKERS]``.
+"""A conversion that kills itself.
 
-The moment is one of
+``python -m tests.conversion.interrupted SOURCE TARGET MOMENT [WORKERS [SHARDS PART]]``. The moment is none, or one of
 
 * ``samples:N``: N samples are done;
 * ``half-page:N``, ``page:N``, ``torn:N``: page N is half written; written but not noted; its note is half written;
@@ -69,7 +69,12 @@ class Death:
 
 
 def main() -> None:
-    source, target, moment, *workers = sys.argv[1:]
+    source, target, moment, *more = sys.argv[1:]
+    workers, shards, part = (*more, *("0", "", "0/1")[len(more) :])
+    options: dict[str, Any] = {}
+    if shards:
+        number, _, of = part.partition("/")
+        options = {"shards": int(shards), "part": (int(number), int(of))}
     name, _, text = moment.partition(":")
     number = int(text or 0)
     Death(name, number).arrange()
@@ -78,7 +83,7 @@ def main() -> None:
         if name == "samples" and done == number:
             die()
 
-    convert_small(source, Path(target), num_workers=int(*workers) if workers else 0, progress=progress)
+    convert_small(source, Path(target), num_workers=int(workers), progress=progress, **options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``.beton`` files: the largest level of respipe's own, and what FFCV's writer makes."""
+"""``.beton`` files, one or a folder of them: the largest level of respipe's own, and what FFCV's writer makes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from respipe.conversion.sources.base import SourceOptions, SourceSpec
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.fields import Column
+from respipe.storage.shards import ShardedDataset, is_sharded, open_shards
 
 
 class BetonSource:
-    """The largest level of a ``.beton``, such as FFCV's own writer makes.
+    """The largest level of a ``.beton``, such as FFCV's own writer makes, or of a folder of such files with an index.
 
     Args:
-        path: the file.
+        path: the file or folder.
         label_field: name of the field that is the label, if not ``label``; "" for no labels.
 
     Raises:
         StorageError: it is not a sound ``.beton``.
     """
 
-    kind = "beton"
-
     def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
-        self._dataset = BetonDataset(path, label_field=label_field)
+        if not Path(path).is_dir():
+            self._dataset = BetonDataset(path, label_field=label_field)
+        else:
+            self._dataset = open_shards(Path(path))
+            if label_field is not None:
+                self._dataset = ShardedDataset([shard.path for shard in self._dataset.shards], label_field=label_field)
+        self.kind = self._dataset.kind
         self.fingerprint = self._dataset.fingerprint
 
     @property
@@ -49,14 +54,18 @@ class BetonSource:
         return self._dataset.name(index)
 
 
+def _recognise(given: object) -> bool:
+    return isinstance(given, str) and (Path(given).is_file() or (Path(given).is_dir() and is_sharded(Path(given))))
+
+
 def _open(given: str, options: SourceOptions) -> BetonSource:
     return BetonSource(given, label_field=options.label_field)
 
 
 SPEC = SourceSpec(
     format="beton",
-    title="a .beton file",
-    recognise=lambda given: isinstance(given, str) and Path(given).is_file(),
+    title="a .beton file or a folder of such files",
+    recognise=_recognise,
     open=_open,
     options=frozenset({"label_field"}),
     priority=-1,

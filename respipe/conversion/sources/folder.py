@@ -53,5 +53,5 @@ SPEC = SourceSpec(
     title="a folder with one subfolder per class",
     recognise=lambda given: isinstance(given, str) and Path(given).is_dir(),
     open=lambda given, _: FolderSource(given),
-    priority=-1,
+    priority=-2,
 )

@@ -8,9 +8,10 @@ import logging
 import mmap
 import os
 import re
-import weakref
+import sys
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,7 @@ from respipe.storage.beton.structure import (
     read_structure,
     read_vectors,
 )
-from respipe.storage.dataset import Bytes, Level
+from respipe.storage.dataset import Bytes, Dataset, Level
 from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import open_regular
 from respipe.storage.upright import stored_damage
@@ -55,7 +56,7 @@ class BetonDataset:
 
     A file may be replaced or deleted while it is open: what is mapped stays. One that is cut short in place is noticed
     by ``revision``, but whoever reads beyond its end before that, or where its disk fails, is ended by the system
-    (SIGBUS), as with every mapped file.
+    (SIGBUS), as with every mapped file. Descriptors are too few for a thousand files: none is kept.
 
     The levels are those that respipe recorded. In a file by another writer they are the field ``image``, or the only
     image field, or the largest, together with fields named after it with a number, such as ``image_344``.
@@ -74,11 +75,8 @@ class BetonDataset:
     def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
         self._path = Path(path)
         self._label_field = label_field
-        descriptor, memory = _map(self._path)
+        self._status, memory = _map(self._path)
         self._memory: Bytes | None = memory
-        self._descriptor = descriptor
-        self._close_file = weakref.finalize(self, os.close, descriptor)
-        self._close_file.atexit = False
         structure = read_structure(self._path, memory)
         self._levels = _read_levels(structure)
         self._fields = _read_fields(structure, memory, label_field)
@@ -180,26 +178,13 @@ class BetonDataset:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with the samples or their order."""
         if self._fingerprint is None:
-            self._fingerprint = self._hash()
+            self._fingerprint = fingerprint_of(self)
         return self._fingerprint
 
     @property
     def tiled(self) -> bool:
         """Whether crops can be cut out of the compressed bytes, as recorded by the conversion."""
         return self._attributes.get("tiled") is True
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
-        for level in self._levels:
-            for array in (level.heights, level.widths, level.sizes):
-                digest.update(array.tobytes())
-        if self._levels[0].checksums is not None:
-            for level in self._levels:
-                digest.update(cast("NDArray[np.uint32]", level.checksums).data)
-        else:
-            for index in np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINT_IMAGES)).astype(int).tolist():
-                digest.update(self.encoded(index).data)
-        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return self._num_samples
@@ -248,18 +233,25 @@ class BetonDataset:
 
     def revision(self) -> int:
         """The time of the last change to the file, in nanoseconds; see :class:`respipe.storage.dataset.Dataset`."""
-        status, size = os.fstat(self._descriptor), len(self._open_memory())
-        if status.st_size < size:
+        size = len(self._open_memory())
+        with suppress(FileNotFoundError):
+            status = self._path.stat()
+            if os.path.samestat(status, self._status):  # else the name is another file's, and ours is as it was
+                self._status = status
+        if self._status.st_size < size:
             raise StorageError(
-                f"{self._path} has become shorter while it was open: {status.st_size} bytes where {size} were. "
+                f"{self._path} has become shorter while it was open: {self._status.st_size} bytes where {size} were. "
                 "Restore it, and open it again."
             )
-        return status.st_mtime_ns
+        return self._status.st_mtime_ns
+
+    def share_tables(self, levels: tuple[Level, ...], fields: Mapping[str, Column]) -> None:
+        """Let go of its tables for views of equal ones, where files that are opened together keep one of each."""
+        self._levels, self._fields = levels, dict(fields)
 
     def close(self) -> None:
         """Release the memory map. Arrays taken from it stay valid and keep it alive. Safe to call twice."""
         self._memory = None
-        self._close_file()
 
     def _open_memory(self) -> Bytes:
         if self._memory is None:
@@ -270,20 +262,44 @@ class BetonDataset:
         return functools.partial(BetonDataset, self._path, label_field=self._label_field), ()
 
 
-def _map(path: Path) -> tuple[int, Bytes]:
-    """A file's descriptor and its memory map, which stays valid without it."""
+def fingerprint_of(dataset: Dataset) -> str:
+    """The fingerprint of stored images: the same for one file and for several that hold the same one after the other.
+
+    Returns:
+        Sixteen hexadecimal digits of the SHA-256 of labels, sizes and checksums.
+    """
+    digest = hashlib.sha256(b"" if dataset.labels is None else dataset.labels.tobytes())
+    for level in dataset.levels:
+        for array in (level.heights, level.widths, level.sizes):
+            digest.update(np.ascontiguousarray(array).data)
+    if dataset.levels[0].checksums is not None:
+        for level in dataset.levels:
+            digest.update(cast("NDArray[np.uint32]", level.checksums).data)
+    else:
+        for index in np.linspace(0, len(dataset) - 1, min(len(dataset), _FINGERPRINT_IMAGES)).astype(int).tolist():
+            digest.update(dataset.encoded(index).data)
+    return digest.hexdigest()[:16]
+
+
+# Without it Python keeps a descriptor for every map, only to be able to resize it.
+_MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+
+
+def _map(path: Path) -> tuple[os.stat_result, Bytes]:
+    """A file's status and its memory map."""
     try:
         file = open_regular(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be opened: {error}. Check the path and its permissions.") from error
     with file:
-        if os.fstat(file.fileno()).st_size == 0:
+        status = os.fstat(file.fileno())
+        if status.st_size == 0:
             raise broken(path, "it is empty")
         try:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **_MAP_OPTIONS)
         except (OSError, ValueError) as error:
             raise StorageError(f"{path} cannot be mapped into memory: {error}. Is it on a local disk?") from error
-        return os.dup(file.fileno()), np.frombuffer(memory, np.uint8)
+        return status, np.frombuffer(memory, np.uint8)
 
 
 def _read_levels(structure: Structure) -> tuple[Level, ...]:

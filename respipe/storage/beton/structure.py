@@ -251,6 +251,8 @@ def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence
         table.flags.writeable = False
     levels: list[Level] = []
     start, end = structure.data_start, structure.data_end
+    none = np.broadcast_to(np.False_, structure.num_samples)
+    buffers = np.broadcast_to(np.int32(0), structure.num_samples)
     for name, heights, widths, offsets, sizes in zip(names, *tables, strict=True):
         shorter = np.minimum(heights, widths)
         _require(structure, name, shorter > 0, "height and width must be at least 1", shorter)
@@ -260,8 +262,6 @@ def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence
         _require(structure, name, inside, f"pointer must be in {start}..{end}", offsets)
         fits = (sizes > 0) & (sizes <= end - np.where(inside, offsets, start))
         _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
-        none = np.broadcast_to(np.False_, structure.num_samples)
-        buffers = np.broadcast_to(np.int32(0), structure.num_samples)
         levels.append(
             Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=sizes, raw=none)
         )
