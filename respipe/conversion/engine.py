@@ -20,10 +20,11 @@ from PIL import features
 import respipe
 from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
-from respipe.conversion.report import ConversionReport, TooManyCorruptError, make_report
+from respipe.conversion.report import ConversionReport, SampleNote, TooManyCorruptError, make_report
 from respipe.conversion.settings import ConversionSettings, Keep, Subsampling
 from respipe.conversion.shards import Portion, Progress, check_part, combined
 from respipe.conversion.sources.base import Source, SourceOptions, open_source, with_classes, with_fields
+from respipe.conversion.sources.columns import Faulty
 from respipe.conversion.workers import SampleWorkers, check_num_workers
 from respipe.errors import ConversionError, CorruptImageError, StorageError
 from respipe.printable import printable
@@ -208,6 +209,13 @@ def _check_labels(source: Source) -> None:
             )
 
 
+def _known_faults(source: Source) -> dict[int, str]:
+    """What is known to be wrong with some samples' fields before any image is read."""
+    whole, start = (source.whole, source.start) if isinstance(source, Portion) else (source, 0)
+    known = [column.values.faults for column in whole.fields.values() if isinstance(column.values, Faulty)]
+    return {i - start: fault for faults in known for i, fault in faults.items() if 0 <= i - start < len(source)}
+
+
 @dataclass(frozen=True, slots=True)
 class _ConvertSample:
     """What workers do: a sample's pyramid and the values of its fields, or the reason why there is none."""
@@ -293,6 +301,11 @@ class _Conversion:
         if not self._log.exists():
             self._check_free()
         start = time.perf_counter()
+        if len(faults := _known_faults(opened)) > self.run.allow_corrupt:
+            notes = (SampleNote(index=i, name=opened.name(i), reason=fault) for i, fault in sorted(faults.items()))
+            found = make_report([], opened, settings, self.target, 0, 0.0)
+            found = replace(found, quarantined=tuple(notes))
+            _check_corrupt(found, self.run.allow_corrupt, "samples have no usable label")
         identity = _identity(opened, settings)
         with _explained(self.target), Journal(self._log, identity, num_levels=len(settings.levels)) as journal:
 
@@ -394,12 +407,12 @@ class _Conversion:
         finish_page(total)
 
 
-def _check_corrupt(report: ConversionReport, allow_corrupt: int) -> None:
+def _check_corrupt(report: ConversionReport, allow_corrupt: int, what: str = "images cannot be decoded") -> None:
     if report.num_corrupt <= allow_corrupt and report.num_images:
         return
     listed = "; ".join(f"{note.name}: {note.reason}" for note in report.quarantined[:3])
     raise TooManyCorruptError(
-        f"{report.num_corrupt} of {report.num_samples} images cannot be decoded, {allow_corrupt} are allowed; first "
+        f"{report.num_corrupt} of {report.num_samples} {what}, {allow_corrupt} are allowed; first "
         f"{listed}. Repair or remove them, or allow as many; what is done is kept, so that running again is quick.",
         report,
     )

@@ -145,7 +145,7 @@ def make_report(
     seconds: float,
 ) -> ConversionReport:
     """Sum up the pages of a conversion."""
-    images = np.concatenate([record.images for record in records])
+    images = np.concatenate([np.zeros((0, len(settings.levels), 4), np.int64), *(record.images for record in records)])
     own = ~is_shared(images)
     traits = sum((Counter(record.traits) for record in records), Counter[str]())
     num_kept = sum(record.num_kept for record in records)

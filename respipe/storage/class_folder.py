@@ -35,7 +35,7 @@ _LITTER = {
 }
 
 # Names of what a dataset is divided into, in lower case.
-_SPLITS = {
+SPLITS = {
     *("train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation", "dev"),
     *("train2012", "val2012", "trainval", "extra", "holdout"),
 }
@@ -94,7 +94,7 @@ def scan_class_folder(root: Path) -> ClassFolder:
         top = root.stat()
         classes, loose = _list_root(root, skipped)
         found = [_scan(root / name, f"{name}/", top, skipped) for name in classes]
-        splits = [name for name in classes if name.lower() in _SPLITS and _has_folders(root / name)]
+        splits = [name for name in classes if name.lower() in SPLITS and _has_folders(root / name)]
     except OSError as error:
         raise StorageError(f"{root} cannot be read: {error}. Check the path and its permissions.") from error
     if classes and splits == classes:

@@ -30,10 +30,13 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from respipe.conversion.sources.columns import Faulty, label_column, noted
+from respipe.conversion.sources.paths import files_of, single
 from respipe.errors import ConversionError, StorageError
 from respipe.printable import printable
+from respipe.storage.beton.structure import format_of
 from respipe.storage.dataset import Records
-from respipe.storage.fields import Column, Kind, kind_of
+from respipe.storage.fields import Column
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +148,7 @@ def open_source(
         return given
     if isinstance(given, LabelledImages):
         return with_labels(given)
+    given = single(given) if isinstance(given, str) else given
     spec = _choose(given, format)
     if refused := options.given().keys() - spec.options:
         raise ValueError(
@@ -169,7 +173,8 @@ def _choose(given: Any, format: str | None) -> SourceSpec:
         known = "; ".join(spec.title for spec in specs.values())
         if not isinstance(given, str):
             raise TypeError(f"`source` must be a path or offer what respipe.conversion.Source lists; got {given!r}.")
-        what = "is of no known kind" if Path(given).exists() else "does not exist"
+        there = files_of(given)
+        what = f"is {format_of(there[0]) or 'of no known kind'}" if there else "does not exist"
         raise StorageError(f"{given} {what}. Give one of: {known}.")
     if len(found) > 1 and found[1].priority == found[0].priority:
         kinds = " or ".join(f"format={spec.format!r} ({spec.title})" for spec in found)
@@ -238,23 +243,33 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
     """
     names = class_names_of(classes_from) if isinstance(classes_from, (str, os.PathLike)) else tuple(classes_from)
     own = source.fields.get("label")
-    if names is None or own is None or own.classes is None:
+    # Whoever lists the names says what the numbers mean; another dataset may have numbered them otherwise.
+    numbered = own is not None and own.kind == "class" and not isinstance(classes_from, (str, os.PathLike))
+    if names is None or own is None or (own.classes is None and not numbered):
         raise ConversionError(
             f"`classes_from` must name classes, and the source have classes of its own to match them with; "
             f"{'the source' if names is not None else classes_from} has no class names."
         )
     # Names are stored as they can be printed, whatever bytes a folder's name holds.
     places = {printable(name): number for number, name in enumerate(names)}
-    if unknown := [name for name in own.classes if printable(name) not in places]:
+    own_names = [*map(printable, own.classes)] if own.classes else [str(number) for number in range(len(names))]
+    numbers = np.array([places.get(name, -1) for name in own_names] if own.classes else range(len(names)), np.int64)
+    plain: Mapping[int, str] = {}
+    values, known = (own.values.values, own.values.faults) if isinstance(own.values, Faulty) else (own.values, plain)
+    labels = np.asarray(replace(own, values=values).take(np.arange(len(source))))
+    inside = (labels >= 0) & (labels < len(numbers))
+    found = np.where(inside, numbers[labels * inside], -1)
+    rows = [index for index in map(int, np.flatnonzero(found < 0)) if index not in known]
+    lost: dict[int, str] = {row: own_names[labels[row]] if inside[row] else str(labels[row]) for row in rows}
+    if lost and 2 * len(lost) >= len(source):
         raise ConversionError(
-            f"`classes_from` must name every class of the source; {len(unknown)} of {len(own.classes)} are not in it, "
-            f"first {printable(unknown[0])!r}."
+            f"`classes_from` must name every class of the source; {len({*lost.values()})} of {len({*labels.tolist()})} "
+            f"are not in it, first {next(iter(lost.values()))!r}."
         )
-    numbers = np.array([places[printable(name)] for name in own.classes], np.int64)
-    values = numbers[np.asarray(own.take(np.arange(len(source))))]
-    fields = {**source.fields, "label": replace(own, values=values, classes=tuple(names))}
+    faults = {**known, **{index: f"its class {name!r} is not in `classes_from`" for index, name in lost.items()}}
+    column = replace(own, values=noted(found, faults, source.name) if faults else found, classes=names)
     digest = hashlib.sha256("\0".join((source.fingerprint, *names)).encode("utf-8", "surrogateescape"))
-    return Derived(source=source, fields=fields, fingerprint=digest.hexdigest()[:16])
+    return Derived(source=source, fields={**source.fields, "label": column}, fingerprint=digest.hexdigest()[:16])
 
 
 def class_names_of(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
@@ -275,42 +290,3 @@ def with_labels(images: LabelledImages) -> Source:
     """
     labels = label_column([images.label(index) for index in range(len(images))], images.classes, images.name)
     return Derived(source=images, fields={} if labels is None else {"label": labels}, fingerprint=images.fingerprint)
-
-
-def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Callable[[int], str]) -> Column | None:
-    """Labels of any kind as a column; None where no sample has one.
-
-    Args:
-        labels: whole numbers are classes, other numbers floats, sequences of numbers vectors, and strings class names.
-        classes: class names in the order of their numbers; for labels that are names, by default their sorted set.
-        name: gives a sample's name, for errors.
-
-    Raises:
-        ConversionError: the labels are not all of one kind, vectors not of one length, or names not in ``classes``.
-    """
-    try:
-        kinds = [None if label is None else kind_of(label) for label in labels]
-    except TypeError as error:
-        raise ConversionError(f"The labels of the source cannot be stored. {error}") from error
-    numbers = {"float", "class"}
-    kind = "float" if {*kinds} == numbers else kinds[0] if kinds else None
-    for index, other in enumerate(kinds):
-        if other != kind and {kind, other} != numbers:
-            raise ConversionError(
-                f"The labels of the source must be of one kind; that of {name(0)} is {labels[0]!r}, that of "
-                f"{name(index)} is {labels[index]!r}."
-            )
-    if kind is None:
-        return None
-    if kind == "text":
-        known = tuple(sorted({*labels})) if classes is None else tuple(classes)
-        if unknown := sorted({*labels} - {*known}):
-            raise ConversionError(f"The labels of the source must be among its classes; {unknown[0]!r} is not one.")
-        places = {text: number for number, text in enumerate(known)}
-        return Column(kind="class", values=np.array([places[text] for text in labels], np.int64), classes=known)
-    column = Column(kind=cast("Kind", kind), values=labels, length=len(labels[0]) if kind == "vector" else None)
-    try:
-        column = column.holding([column.checked(index) for index in range(len(labels))])
-    except ValueError as error:
-        raise ConversionError(f"The labels of the source must be alike: {error}.") from error
-    return replace(column, classes=tuple(classes)) if kind == "class" and classes is not None else column

@@ -8,6 +8,7 @@ from pathlib import Path
 from respipe.conversion.sources.base import SourceOptions, SourceSpec
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
+from respipe.storage.beton.structure import format_of
 from respipe.storage.fields import Column
 from respipe.storage.shards import ShardedDataset, is_sharded, open_shards
 
@@ -55,7 +56,10 @@ class BetonSource:
 
 
 def _recognise(given: object) -> bool:
-    return isinstance(given, str) and (Path(given).is_file() or (Path(given).is_dir() and is_sharded(Path(given))))
+    path = Path(given) if isinstance(given, str) else Path()
+    if path.is_dir():
+        return isinstance(given, str) and is_sharded(path)
+    return path.is_file() and (path.suffix == ".beton" or format_of(path) == "a .beton")
 
 
 def _open(given: str, options: SourceOptions) -> BetonSource:

@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageOps
 
-from respipe.conversion.sources.base import SourceOptions, SourceSpec, label_column
+from respipe.conversion.sources.base import SourceOptions, SourceSpec
+from respipe.conversion.sources.columns import LABELS, fingerprint_of, label_column
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.fields import Column, Computed, kind_of
 from respipe.storage.regular_files import read_regular
 
 _TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
 _IMAGES = ("image", "img", "pixel_values", "jpg", "jpeg", "png")
-_LABELS = ("label", "labels", "target", "targets", "fine_label", "cls")
 
 
 class IndexableSource:
@@ -43,9 +43,7 @@ class IndexableSource:
         self._label_key = label_field
         self.kind = f"dataset {type(dataset).__name__}"
         self.fields = self._columns()
-        digest = hashlib.sha256(f"{self.kind} {len(self)}".encode())
-        if "label" in self.fields:
-            digest.update(np.asarray(self.fields["label"].values).tobytes())
+        digest = hashlib.sha256(f"{self.kind} {len(self)} {fingerprint_of(self.fields.get('label'))}".encode())
         for index in sorted({0, len(self) // 2, len(self) - 1}) if len(self) else ():
             try:
                 digest.update(self.read(index))
@@ -77,7 +75,7 @@ class IndexableSource:
             values: dict[str, Any]
             if isinstance(item, Mapping):
                 values = dict(cast("Mapping[str, Any]", item))
-                for name, keys in (("image", _IMAGES), ("label", (self._label_key,) if self._label_key else _LABELS)):
+                for name, keys in (("image", _IMAGES), ("label", (self._label_key,) if self._label_key else LABELS)):
                     if (key := next((key for key in keys if key in values), None)) is not None:
                         values[name] = values.pop(key)
             elif isinstance(item, (tuple, list)):

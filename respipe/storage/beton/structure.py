@@ -16,6 +16,7 @@ from respipe.printable import printable
 from respipe.storage.beton.appendix import Appendix, AppendixError, is_announced, read_appendix
 from respipe.storage.beton.format import ALLOCATION, FIELD, HEADER, IMAGE, VERSION, FieldType, ImageMode, metadata_dtype
 from respipe.storage.dataset import Level
+from respipe.storage.regular_files import open_regular
 from respipe.storage.upright import most_pixels
 
 _MAX_AXES = 32  # of an array in a file by FFCV
@@ -124,7 +125,7 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
         raise broken(path, f"it has {len(memory)} bytes, fewer than a header")
     header = memory[: HEADER.itemsize].view(HEADER)[0]
     num_fields, num_samples = int(header["num_fields"]), int(header["num_samples"])
-    if kind := _other_format(memory):
+    if kind := _other_format(memory[:512].tobytes()):
         where = printable(str(path))
         if kind in ("a tar archive", "a zip archive"):
             remedy = f"Convert it with `respipe convert {where} TARGET.beton`."
@@ -138,10 +139,20 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
     return num_fields, num_samples, int(header["alloc_table_ptr"])
 
 
-def _other_format(memory: NDArray[np.uint8]) -> str | None:
+def _other_format(head: bytes) -> str | None:
     """What a file that is no ``.beton`` is, where its first bytes say so."""
-    head = memory[:512].tobytes()
     return next((kind for kind, (start, mark) in _OTHERS.items() if head[start:].startswith(mark)), None)
+
+
+def format_of(path: Path) -> str | None:
+    """What a file is, told from its first bytes: "a .beton", "a gzip archive" and so on; None where they do not say."""
+    if not path.is_file():
+        return None
+    with open_regular(path) as file:
+        head = file.read(512)
+    if head[:2] == VERSION.to_bytes(2, "little") and len(head) >= HEADER.itemsize:
+        return "a .beton"
+    return _other_format(head)
 
 
 def _read_fields(path: Path, table: NDArray[Any]) -> dict[str, FieldType]:
