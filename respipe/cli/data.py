@@ -62,6 +62,7 @@ def convert(
     part: Annotated[
         Any, typer.Option(parser=parse_part, metavar="I/N", help="Of the shards make the I-th of N parts, from 0 on.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the parts of the shards on a Ray cluster.")] = "local",
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
     max_pixels: MaxPixels = None,
@@ -89,6 +90,7 @@ def convert(
         "label_field": label_field,
         "shards": shards,
         "part": part,
+        "engine": engine,
     }
     error: TooManyCorruptError | None = None
     try:

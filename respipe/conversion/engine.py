@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import PIL
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 import respipe
+from respipe.checks import check_choice
 from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, SampleNote, TooManyCorruptError, make_report
@@ -37,6 +38,8 @@ from respipe.storage.upright import BrokenImageError, pixel_limit
 
 logger = logging.getLogger(__name__)
 
+Engine = Literal["local", "ray"]
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -55,6 +58,7 @@ def convert(
     label_field: str | None = None,
     shards: int | None = None,
     part: tuple[int, int] | None = None,
+    engine: Engine = "local",
     num_workers: int | None = None,
     allow_corrupt: int = 0,
     max_pixels: int | None = None,
@@ -101,6 +105,7 @@ def convert(
         label_field: the source's name for the label; in a ``.beton`` by default ``label``, and "" for none.
         shards: files to make, each of a run of the samples; None for a single one.
         part: ``(i, n)`` to make the files of the i-th of n parts alone, counted from 0.
+        engine: "local", or "ray" for the parts to be tasks of a Ray cluster (:mod:`respipe.conversion.on_ray`).
         num_workers: processes, by default one per core; with 0 this one does the work.
         allow_corrupt: images that may turn out to be undecodable, in this part. They are left out and listed in the
             report.
@@ -116,6 +121,7 @@ def convert(
         ConversionError: the target exists, the disk is full, or another conversion is writing it.
         WorkerLostError: a worker process died or stalled.
     """
+    given = dict(locals())
     settings = ConversionSettings(
         levels=levels, quality=quality, subsampling=subsampling, restart_interval=restart_interval, keep=keep
     )
@@ -130,6 +136,14 @@ def convert(
         raise ValueError(
             "`part` must be left out without `shards`, of which it names some. Pass for example shards=64."
         )
+    check_choice("engine", engine, get_args(Engine))
+    if engine == "ray":
+        if shards is None or part is not None:
+            raise ValueError("`engine` 'ray' must have `shards`, and no `part`: it makes all parts. Pass shards=64.")
+        check_part(shards, part)
+        from respipe.conversion.on_ray import convert_parts
+
+        return convert_parts(convert, given)
 
     def opened() -> Source:
         found = open_source(source, format=format, options=SourceOptions(label_field=label_field))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,30 @@ def test_impossible_parts_are_refused(
     with pytest.raises(ValueError, match=message):
         convert_small(jpeg_folder, tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
+def test_a_ray_cluster_that_loses_a_worker_makes_the_same_dataset(jpeg_folder: Path, tmp_path: Path) -> None:
+    target, mark = tmp_path / "x", tmp_path / "mark"
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.conversion.ray_conversion", str(jpeg_folder), str(target), str(mark)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert result.returncode == 0, result.stderr
+    assert mark.exists()
+    assert result.stdout.splitlines()[-1] == "(18, 18)"
+    convert_small(jpeg_folder, tmp_path / "x.beton")
+    with closing(open_dataset(target)) as several, closing(BetonDataset(tmp_path / "x.beton")) as one:
+        assert several.fingerprint == one.fingerprint
+
+
+def test_ray_makes_all_parts(jpeg_folder: Path, tmp_path: Path) -> None:
+    for options in ({}, {"shards": 4, "part": (0, 2)}):
+        with pytest.raises(ValueError, match="`engine` 'ray' must have `shards`, and no `part`"):
+            convert_small(jpeg_folder, tmp_path / "x", engine="ray", **options)
