@@ -334,8 +334,8 @@ def _tells_labels(file: Path) -> bool:
         first = stream.readline()
     columns = _dialect(file) if file.suffix in _DELIMITERS else None
     try:
-        names = next(csv.reader([first.decode()], columns), list[str]()) if columns else json.loads(first)
-    except (ValueError, csv.Error):
+        names = next(csv.reader([first.decode()], columns), list[str]()) if columns else [*json.loads(first)]
+    except (ValueError, TypeError, csv.Error):
         return False
     flat = not any(entry.is_dir() for entry in file.parent.iterdir() if not is_litter(entry.name))
     return any(name in names for name in PATHS) and (flat or any(name in names for name in LABELS))
