@@ -132,10 +132,14 @@ def test_indexable_datasets_keep_every_pixel(tmp_path: Path, make: Callable[[Ima
 
 
 def test_items_may_be_dicts_with_fields_or_images_alone(tmp_path: Path) -> None:
-    items = [{"img": smooth_image(24, 40, seed=i), "fine_label": i, "caption": f"item {i}"} for i in range(3)]
-    convert(items, tmp_path / "x.beton", fields=("caption",), levels=(64,), num_workers=0)
+    items = [
+        {"img": smooth_image(24, 40, seed=i), "fine_label": i, "caption": f"item {i}", "box": torch.tensor([i, 2.5])}
+        for i in range(3)
+    ]
+    convert(items, tmp_path / "x.beton", fields=("caption", "box"), levels=(64,), num_workers=0)
     dataset = BetonDataset(tmp_path / "x.beton")
     assert (dataset.fields["label"][2], dataset.fields["caption"][2]) == (2, "item 2")
+    assert dataset.fields["box"][2].tolist() == [2, 2.5]
     convert([item["img"] for item in items], tmp_path / "y.beton", levels=(64,), num_workers=0)
     assert BetonDataset(tmp_path / "y.beton").labels is None
     with pytest.raises(StorageError, match="must have an image"):

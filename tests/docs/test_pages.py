@@ -1,18 +1,27 @@
-"""Every Python block of README.md and docs/ runs as printed, a page at a time, on a small data set.
+"""Every block of Python and every command of README.md and docs/ runs as printed, page by page, on a small data set.
 
-A comment ``<!-- test: 224 -> 64; resnet50 -> resnet18 -->`` before a block says what is made smaller for the test.
+A comment ``<!-- test: 224 -> 64; resnet50 -> resnet18 -->`` before a block says what is made smaller for the test. In
+blocks of shell, the lines that call ``respipe`` are run.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import respipe
+from respipe.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,11 +31,11 @@ _BLOCK = re.compile(
 )
 
 
-def python_blocks(page: Path) -> Iterator[str]:
-    """The Python of a page, each block at the lines where it stands."""
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The language and text of what a page has to run, each block at the lines where it stands."""
     text = page.read_text()
     for block in _BLOCK.finditer(text):
-        if block["language"] != "python":
+        if block["language"] not in ("python", "sh"):
             continue
         code = block["text"]
         for change in (block["smaller"] or "").split("; "):
@@ -34,28 +43,45 @@ def python_blocks(page: Path) -> Iterator[str]:
                 old, new = change.split(" -> ")
                 assert old in code, f"{page.name}: nothing to make smaller in {old!r}"
                 code = code.replace(old, new)
-        yield "\n" * text.count("\n", 0, block.start("text")) + code
+        yield block["language"], "\n" * text.count("\n", 0, block.start("text")) + code
+
+
+def run_commands(text: str) -> None:
+    """Run the lines of shell that call ``respipe``."""
+    for line in text.splitlines():
+        if line.startswith("respipe "):
+            result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+            assert result.exit_code == 0, f"{line}\n{result.output}\n{result.stderr}"
 
 
 @pytest.fixture(scope="module")
 def data(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what pages name: train.beton and val.beton, of the same 18 images in three classes."""
+    """A folder with what pages name: class folders, and files of the same 18 images in three classes."""
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("train.beton", "val.beton"):
-        respipe.convert(jpeg_folder, folder / name, num_workers=0)
+    for split in ("train", "val"):
+        shutil.copytree(jpeg_folder, folder / "imagenet" / split)
+        respipe.convert(jpeg_folder, folder / f"{split}.beton", num_workers=0)
+    torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), folder / "resnet18.pth")
+    save_file(timm.create_model("resnet18", num_classes=3).state_dict(), folder / "model.safetensors")
     return folder
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(python_blocks(page))], ids=lambda page: str(page.relative_to(ROOT))
+    "page", [page for page in PAGES if any(blocks(page))], ids=lambda page: str(page.relative_to(ROOT))
 )
-def test_python_of_a_page_runs_as_printed(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(data)
+def test_what_a_page_shows_runs_as_printed(
+    page: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for code in python_blocks(page):
-            exec(compile(code, str(page), "exec", dont_inherit=True), names)
+        for language, code in blocks(page):
+            if language == "python":
+                exec(compile(code, str(page), "exec", dont_inherit=True), names)
+            else:
+                run_commands(code)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

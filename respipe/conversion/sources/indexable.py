@@ -62,10 +62,14 @@ class IndexableSource:
         column = label_column(plain, cast("Sequence[str] | None", classes), self.name)
         columns = {} if column is None else {"label": column}
         for name, value in self._item(0).items():
-            if name not in ("image", "label") and isinstance(value, (str, bytes, int, float)):
-                kind = kind_of(value)
-                values = Computed(_Field(self, name), len(self))
-                columns[name] = Column(kind="integer" if kind == "class" else kind, values=values)
+            if name in ("image", "label"):
+                continue
+            try:
+                kind = kind_of(_plain(value))
+            except TypeError:  # a second image, a dict of boxes: nothing that a batch could hold
+                continue
+            values, length = Computed(_Field(self, name), len(self)), len(value) if kind == "vector" else None
+            columns[name] = Column(kind="integer" if kind == "class" else kind, values=values, length=length)
         return columns
 
     def _item(self, index: int) -> Mapping[str, Any]:
