@@ -1,0 +1,44 @@
+"""Hugging Face Accelerate: gradient accumulation that ends with the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate.state import GradientState
+
+from respipe.loading.loader import Loader
+
+
+class AccelerateLoader:
+    """A loader that tells Accelerate which batch is the epoch's last, so that gradients are synced there.
+
+    It has all that the loader has. ``accelerator.prepare`` leaves it as it is, since the loader places batches and
+    shares them among ranks by itself; register it with ``accelerator.register_for_checkpointing``.
+
+    Args:
+        loader: loader of this process, on ``accelerator.device``. Its ``batch_size`` is that of all processes.
+    """
+
+    remainder = -1  # no rank's share is padded
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.end_of_dataloader = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        state: Any = GradientState()
+        self.end_of_dataloader = False
+        state._add_dataloader(self)  # noqa: SLF001  as Accelerate's own loaders do
+        try:
+            for batch in self.loader:
+                self.end_of_dataloader = self.loader.step == 0  # the last batch has moved the loader on
+                yield batch
+        finally:
+            state._remove_dataloader(self)  # noqa: SLF001
