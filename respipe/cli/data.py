@@ -58,6 +58,10 @@ def convert(
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")] = None,
     label_field: Annotated[str | None, typer.Option(help="The source's name for the label; '' for no labels.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="What labels images in no class folders: a devkit, or a file of name,label.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a source that holds train and val.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Make a folder of so many .beton files.")] = None,
     part: Annotated[
         Any, typer.Option(parser=parse_part, metavar="I/N", help="Of the shards make the I-th of N parts, from 0 on.")
@@ -88,6 +92,8 @@ def convert(
         "classes_from": classes_from,
         "format": format,
         "label_field": label_field,
+        "labels": labels,
+        "split": split,
         "shards": shards,
         "part": part,
         "engine": engine,

@@ -56,6 +56,8 @@ def convert(
     classes_from: str | os.PathLike[str] | Sequence[str] | None = None,
     format: str | None = None,
     label_field: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    split: str | None = None,
     shards: int | None = None,
     part: tuple[int, int] | None = None,
     engine: Engine = "local",
@@ -102,7 +104,14 @@ def convert(
             number, or the names in order: for validation data that lack some. Labels are matched by class name.
         format: of the source, where several could be meant: a key of
             :func:`respipe.conversion.sources.base.source_specs`.
-        label_field: the source's name for the label; in a ``.beton`` by default ``label``, and "" for none.
+        label_field: the source's name for the label, or that of a column of ``labels``; in a ``.beton`` by default
+            ``label``, and "" for none.
+        labels: what labels the images of a folder, tar or zip that is not sorted into classes: ImageNet's devkit,
+            packed or not; Kaggle's ``LOC_val_solution.csv``; or a file of names and labels, separated by commas, tabs
+            or spaces. Names may lack folders and extension. Labels are class names, which are numbered in sorted
+            order, class numbers, or other numbers.
+        split: which part of a folder or archive is meant, where it holds "train" and "val" rather than classes. Also
+            in Kaggle's tree of ImageNet, whose "val" finds its labels by itself.
         shards: files to make, each of a run of the samples; None for a single one.
         part: ``(i, n)`` to make the files of the i-th of n parts alone, counted from 0.
         engine: "local", or "ray" for the parts to be tasks of a Ray cluster (:mod:`respipe.conversion.on_ray`).
@@ -145,8 +154,10 @@ def convert(
 
         return convert_parts(convert, given)
 
+    options = SourceOptions(label_field=label_field, labels=labels, split=split)
+
     def opened() -> Source:
-        found = open_source(source, format=format, options=SourceOptions(label_field=label_field))
+        found = open_source(source, format=format, options=options)
         if not len(found):
             raise ConversionError("The source must hold at least one image; it is empty.")
         found = with_fields(found, fields)
@@ -319,7 +330,7 @@ class _Conversion:
             notes = (SampleNote(index=i, name=opened.name(i), reason=fault) for i, fault in sorted(faults.items()))
             found = make_report([], opened, settings, self.target, 0, 0.0)
             found = replace(found, quarantined=tuple(notes))
-            _check_corrupt(found, self.run.allow_corrupt, "samples have no usable label")
+            _check_corrupt(found, self.run.allow_corrupt, "samples cannot be converted")
         identity = _identity(opened, settings)
         with _explained(self.target), Journal(self._log, identity, num_levels=len(settings.levels)) as journal:
 

@@ -8,11 +8,13 @@ import logging
 import os
 import shlex
 import stat
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from respipe.storage.fields import Column
 from respipe.storage.upright import EXTENSIONS
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # What a link leads to that dangles, or that leads to itself.
 _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -40,6 +44,9 @@ SPLITS = {
     *("train2012", "val2012", "trainval", "extra", "holdout"),
 }
 
+# Ways into the images of ImageNet as Kaggle packs it, from the folders above them.
+_IMAGENET_TREE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+
 _NUM_LISTED = 8
 
 
@@ -49,10 +56,12 @@ class ClassFolder:
 
     Args:
         root: the folder.
-        classes: names of its subfolders, sorted; a file's label is the place of its subfolder in here.
+        classes: names of its subfolders, sorted; a file's label is the place of its subfolder in here. Empty where the
+            folder is not divided into classes; all labels are 0 then.
         names: (N,) paths relative to ``root``.
         labels: (N,) int64.
         sizes: (N,) int64, length of each file in bytes.
+        passed_over: what else is there, ".txt files", and how many.
     """
 
     root: Path
@@ -60,6 +69,7 @@ class ClassFolder:
     names: TextTable
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    passed_over: Mapping[str, int]
 
     def __post_init__(self) -> None:
         for array in (self.labels, self.sizes):
@@ -68,7 +78,7 @@ class ClassFolder:
     @property
     def fields(self) -> Mapping[str, Column]:
         """The label: a class."""
-        return {"label": Column(kind="class", values=self.labels, classes=self.classes)}
+        return {"label": Column(kind="class", values=self.labels, classes=self.classes)} if self.classes else {}
 
     @property
     def fingerprint(self) -> str:
@@ -90,19 +100,13 @@ def scan_class_folder(root: Path) -> ClassFolder:
         StorageError: the folder cannot be read, has no classes or no images, or holds splits instead of classes.
     """
     skipped = Counter[str]()
-    try:
-        top = root.stat()
+    with _readable(root):
+        refuse_splits(root)
         classes, loose = _list_root(root, skipped)
-        found = [_scan(root / name, f"{name}/", top, skipped) for name in classes]
-        splits = [name for name in classes if name.lower() in SPLITS and _has_folders(root / name)]
-    except OSError as error:
-        raise StorageError(f"{root} cannot be read: {error}. Check the path and its permissions.") from error
-    if classes and splits == classes:
-        commands = " and ".join(f"`respipe convert {shlex.quote(str(root / name))} {name}.beton`" for name in splits)
-        raise StorageError(
-            f"{root} must hold one subfolder per class; its subfolders {', '.join(splits)} are splits that hold such "
-            f"folders. Name one of them: {commands}."
-        )
+        found = [
+            _scan(root / name, f"{name}/", {_identity(root.stat())}, skipped)
+            for name in counted(classes, root, "classes")
+        ]
     counts = [len(files) for files in found]
     if not sum(counts):
         _refuse_empty(root, len(classes), loose, skipped)
@@ -112,8 +116,6 @@ def scan_class_folder(root: Path) -> ClassFolder:
         )
     if loose:
         logger.warning("%s: %d images lie in no class and are passed over, first %s", root, len(loose), loose[0])
-    if skipped:
-        logger.warning("%s: passed over %s", root, _counts(skipped))
     if all(name.isdecimal() for name in classes) and sorted(classes, key=int) != classes:
         logger.warning(
             "%s: the classes are numbers, and are sorted as text as torchvision does: %s, ... Label 2 is class %s.",
@@ -121,14 +123,86 @@ def scan_class_folder(root: Path) -> ClassFolder:
             ", ".join(classes[:4]),
             classes[2],
         )
-    files = [file for files in found for file in files]
+    return _folder(root, [file for files in found for file in files], skipped, classes, counts)
+
+
+def scan_flat_folder(root: Path) -> ClassFolder:
+    """List the images anywhere below a folder, whatever folders they lie in; see :func:`scan_class_folder`.
+
+    Raises:
+        StorageError: the folder cannot be read or has no images.
+    """
+    skipped = Counter[str]()
+    with _readable(root):
+        files = _scan(root, "", set(), skipped)
+    if not files:
+        raise StorageError(f"{root} must hold images ({', '.join(EXTENSIONS)}); found none. Check the path.")
+    return _folder(root, files, skipped, [], [len(files)])
+
+
+def _folder(
+    root: Path, files: list[tuple[str, int]], skipped: Counter[str], classes: list[str], counts: list[int]
+) -> ClassFolder:
+    if skipped:
+        logger.warning("%s: passed over %s", root, _counts(skipped))
     return ClassFolder(
         root=root,
         classes=tuple(classes),
         names=TextTable.of(name for name, _ in files),
-        labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
+        labels=np.repeat(np.arange(len(counts), dtype=np.int64), counts),
         sizes=np.array([size for _, size in files], np.int64),
+        passed_over=skipped,
     )
+
+
+@contextmanager
+def _readable(root: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{root} cannot be read: {error}. Check the path and its permissions.") from error
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The folders "train", "val" and the like that a folder holds instead of classes, by name; none for a class folder.
+
+    ImageNet's tree, ``ILSVRC/Data/CLS-LOC``, counts for the folders that it is in.
+    """
+    tree = next((root / way for way in _IMAGENET_TREE if (root / way).is_dir()), root)
+    folders, _ = _list_root(tree, Counter())
+    if tree != root or are_splits(folders, lambda name: has_folders(tree / name)):
+        return {name: tree / name for name in folders if tree != root or name.lower() in SPLITS}
+    return {}
+
+
+def are_splits(names: Collection[str], divided: Callable[[str], bool]) -> bool:
+    """Whether folders of these names are splits rather than classes: of splits, some hold folders of classes."""
+    named = [name for name in names if name.lower() in SPLITS]
+    return bool(named) and (len(named) > 1 or len(names) == 1) and any(map(divided, named))
+
+
+def refuse_splits(root: Path) -> None:
+    """Raise a ``StorageError`` that says what to type, for a folder that holds splits instead of classes."""
+    if splits := find_splits(root):
+        commands = " and ".join(
+            f"`respipe convert {shlex.quote(str(path))} {name}.beton`"
+            for name, path in splits.items()
+            if has_folders(path)
+        )
+        raise StorageError(
+            f"{root} must hold one subfolder per class; it holds the splits {', '.join(splits)}. Name one of them: "
+            f"{commands}{', or ' if commands else ''}convert it with `--split {next(iter(splits))}` (`split=`)."
+        )
+
+
+def counted(items: Iterable[T], where: object, what: str, *, seconds: float = 5.0) -> Iterator[T]:
+    """The same items, logging every few seconds how many there have been: for lists that take minutes to make."""
+    last = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            logger.info("%s: %s %s so far", where, f"{number:,}", what)
 
 
 def is_litter(name: str) -> bool:
@@ -168,7 +242,8 @@ def _list_root(root: Path, skipped: Counter[str]) -> tuple[list[str], list[str]]
     return sorted(classes), sorted(loose)
 
 
-def _has_folders(folder: Path) -> bool:
+def has_folders(folder: Path) -> bool:
+    """Whether a folder holds folders that count."""
     with os.scandir(folder) as entries:
         return any(_is_folder(entry) and not is_litter(entry.name) for entry in entries)
 
@@ -178,7 +253,11 @@ def _refuse_empty(root: Path, num_classes: int, loose: list[str], skipped: Count
     remedy = "Check the path"
     if loose:
         what += f", but {len(loose)} images directly in it"
-        remedy = "Move each image into a folder named after its class, or name the folder above"
+        remedy = (
+            "Move each image into a folder named after its class, or name the folder above, or convert them with a "
+            f"file of their labels, such as ImageNet's devkit: `respipe convert {shlex.quote(str(root))} TARGET.beton "
+            "--labels FILE`"
+        )
     if skipped:
         what += f"; passed over {_counts(skipped)}"
     if archives := [name for name in skipped if name.split()[0] in (".tar", ".zip", ".gz", ".tgz", ".parquet")]:
@@ -188,10 +267,10 @@ def _refuse_empty(root: Path, num_classes: int, loose: list[str], skipped: Count
     )
 
 
-def _scan(folder: Path, prefix: str, root: os.stat_result, skipped: Counter[str]) -> list[tuple[str, int]]:
+def _scan(folder: Path, prefix: str, around: set[tuple[int, int]], skipped: Counter[str]) -> list[tuple[str, int]]:
     """Relative path and length of every image below a folder: folder by folder, names sorted within each."""
     by_folder: dict[str, list[tuple[str, int]]] = {}
-    todo = [(folder, prefix, {_identity(root)})]
+    todo = [(folder, prefix, around)]
     while todo:
         folder, prefix, above = todo.pop()
         identity = _identity(folder.stat())

@@ -17,9 +17,10 @@ import torch
 from PIL import Image, ImageCms
 
 from respipe.conversion import convert
-from respipe.conversion.sources import open_source
+from respipe.conversion.sources import SourceOptions, open_source
 from respipe.errors import ConversionError, StorageError
 from respipe.storage import BetonDataset
+from tests.conversion import imagenet_layouts as imagenet
 from tests.memory_dataset import smooth_image
 from tests.small_pages import convert_small
 
@@ -52,43 +53,117 @@ def zipped(folder: Path, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("make", "kind"),
-    [
-        (tar_of_tars, "tar of class archives"),
-        (tar_of_folders, "tar of class folders"),
-        (zipped, "zip of class folders"),
-    ],
-)
-def test_archives_convert_as_the_folder_does(
-    jpeg_folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], kind: str
+Layout = Callable[[Path, Path], tuple[Path, dict[str, Any]]]
+
+LAYOUTS: dict[str, tuple[str, Layout]] = {
+    "class archives": ("tar of class archives", lambda folder, work: (tar_of_tars(folder, work / "x"), {})),
+    "class folders": ("tar of class folders", lambda folder, work: (tar_of_folders(folder, work / "x"), {})),
+    "zip": ("zip of class folders", lambda folder, work: (zipped(folder, work / "x"), {})),
+    "val.tar, devkit": (
+        "tar of images with labels of kit.tar.gz",
+        lambda folder, work: (
+            imagenet.validation_tar(folder, work / "val.tar"),
+            {"labels": imagenet.packed_devkit(folder, work / "kit.tar.gz")},
+        ),
+    ),
+    "val/, unpacked devkit": (
+        "flat folder with labels of kit",
+        lambda folder, work: (
+            imagenet.flat_folder(folder, work / "val"),
+            {"labels": str(imagenet.devkit(folder, work / "kit"))},
+        ),
+    ),
+    "val/, Kaggle": (
+        "flat folder with labels of LOC_val_solution.csv",
+        lambda folder, work: (
+            imagenet.flat_folder(folder, work / "val"),
+            {"labels": imagenet.kaggle_solution(folder, work / "LOC_val_solution.csv")},
+        ),
+    ),
+    "val.tar, annotations": (
+        "tar of images with labels of xml",
+        lambda folder, work: (
+            imagenet.validation_tar(folder, work / "val.tar"),
+            {"labels": imagenet.annotations(folder, work / "xml")},
+        ),
+    ),
+    **{
+        f"val.tar, {name}": (
+            f"tar of images with labels of {name}",
+            lambda folder, work, name=name, line=line, header=header: (
+                imagenet.validation_tar(folder, work / "val.tar"),
+                {"labels": imagenet.table(folder, work / name, line, header=header)},
+            ),
+        )
+        for name, header, line in (
+            ("a.csv", "", "{name},{label}\n"),
+            ("b.csv", "\ufefffile,kind\r\n", "val\\{name},{label}\r\n"),
+            ("c.csv", "class,id,width\n", '"{label}",{stem},7\n'),
+            ("d.tsv", "", "{label}\t./somewhere/{name}\n"),
+            ("e.txt", "", "{stem} {label}\n\n"),
+            ("f.txt", "", "{name}\t{label}\t1\t2\t3\t4\n"),
+        )
+    },
+    "Kaggle's train": ("folder", lambda folder, work: (imagenet.kaggle_tree(folder, work / "k"), {"split": "train"})),
+    "Kaggle's val": (
+        "flat folder with labels of LOC_val_solution.csv",
+        lambda folder, work: (imagenet.kaggle_tree(folder, work / "k") / "ILSVRC", {"split": "val"}),
+    ),
+    "packed train": (
+        "tar of class folders",
+        lambda folder, work: (
+            imagenet.packed(imagenet.kaggle_tree(folder, work / "k"), work / "k.tar"),
+            {"split": "train"},
+        ),
+    ),
+    "packed val": (
+        "tar of class folders with labels of LOC_val_solution.csv",
+        lambda folder, work: (
+            imagenet.packed(imagenet.kaggle_tree(folder, work / "k"), work / "k.tar"),
+            {"split": "val", "labels": work / "k/LOC_val_solution.csv"},
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BetonDataset:
+    target = tmp_path_factory.mktemp("reference") / "x.beton"
+    convert_small(jpeg_folder, target)
+    return BetonDataset(target)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_converts_as_the_class_folder_does(
+    jpeg_folder: Path, reference: BetonDataset, tmp_path: Path, layout: str
 ) -> None:
-    source = make(jpeg_folder, tmp_path / "archive")
-    opened = open_source(source)
+    kind, make = LAYOUTS[layout]
+    source, options = make(jpeg_folder, tmp_path)
+    opened = open_source(source, options=SourceOptions(**options))
     assert opened.kind == kind
+    before = {*tmp_path.rglob("*")}
     assert pickle.loads(pickle.dumps(opened)).read(7) == opened.read(7) == (jpeg_folder / "bee/1.jpg").read_bytes()
-    convert_small(jpeg_folder, tmp_path / "folder.beton")
-    convert_small(source, tmp_path / "x.beton", num_workers=1)
-    folder, found = BetonDataset(tmp_path / "folder.beton"), BetonDataset(tmp_path / "x.beton")
-    assert found.fingerprint == folder.fingerprint
-    assert found.classes == folder.classes
-    assert all(found.name(index).endswith(folder.name(index)) for index in range(18))
+    convert_small(source, tmp_path / "x.beton", **options)
+    found = BetonDataset(tmp_path / "x.beton")
+    assert {*tmp_path.rglob("*")} == before | {tmp_path / "x.beton"}  # nothing is unpacked
+    assert (found.fingerprint, found.classes) == (reference.fingerprint, reference.classes)
+    assert found.labels.tolist() == reference.labels.tolist()
+    originals = [*map(reference.name, range(18))]
+    if "val" in layout:
+        files = [file.relative_to(jpeg_folder).as_posix() for file, _ in imagenet.images_of(jpeg_folder)]
+        originals = [imagenet.validation_name(files.index(name) + 1) for name in originals]
+    assert all(found.name(index).endswith(name) for index, name in enumerate(originals))
 
 
 def test_archives_that_cannot_be_read_are_refused_by_name(jpeg_folder: Path, tmp_path: Path) -> None:
-    whole = tar_of_folders(jpeg_folder, tmp_path / "x.tar").read_bytes()
-    (tmp_path / "x.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StorageError, match=r"x.tar cannot be read as an archive: .*Copy it again"):
-        open_source(tmp_path / "x.tar")
+    whole = zipped(jpeg_folder, tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StorageError, match=r"x.zip cannot be read as an archive: .*Copy it again"):
+        open_source(tmp_path / "x.zip")
     with tarfile.open(tmp_path / "flat.tar", "w") as archive:
         archive.add(jpeg_folder / "ant/0.jpg", "0.jpg")
     with pytest.raises(StorageError, match="found 1 images, some in no folder"):
         open_source(tmp_path / "flat.tar")
-    with tarfile.open(tmp_path / "twice.tar", "w") as archive:
-        for _ in range(2):
-            archive.add(jpeg_folder / "ant/0.jpg", "ant/0.jpg")
-    with pytest.raises(StorageError, match=r"holds ant/0\.jpg more than once"):
-        open_source(tmp_path / "twice.tar")
     shutil.make_archive(str(tmp_path / "packed"), "gztar", jpeg_folder)
     with pytest.raises(StorageError, match="a gzip archive"):
         open_source(tmp_path / "packed.tar.gz")

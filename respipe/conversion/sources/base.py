@@ -7,12 +7,14 @@ A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing e
 * ``fields``: one :class:`respipe.storage.fields.Column` for each field beside the image. Labels that an index tells are
   an array; values that are only known when a sample is read are a ``Computed`` sequence, which workers ask for one by
   one. A value that is missing or makes no sense raises ``CorruptImageError``: it is that sample's fault, and within
-  ``allow_corrupt``.
+  ``allow_corrupt``. What is known beforehand to be missing is told by :class:`Faulty` values.
 * ``fingerprint``: a short text that changes with the samples, their order and their labels, without reading the images.
 * ``read``: an encoded image. It is called in worker processes, in rising order within each, for numbers that are nearly
   consecutive: keep a file open, or the last row group decoded, between calls; but begin to do so in the first call, as
   the source reaches workers pickled.
 * ``name``: the sample's name within the source, for reports and later errors.
+
+It may have ``passed_over``, a mapping of what it leaves out, ".txt files", to how many there are.
 """
 
 from __future__ import annotations
@@ -82,10 +84,14 @@ class SourceOptions:
     """What a user may say about a source beside its path.
 
     Args:
-        label_field: name that the source has for the label, where it has one.
+        label_field: name that the source, or the file of labels, has for the label.
+        labels: path of what labels the images, for sources that do not.
+        split: which part of the source is meant, "train".
     """
 
     label_field: str | None = None
+    labels: str | os.PathLike[str] | None = None
+    split: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were given, by name."""
@@ -104,6 +110,7 @@ class SourceSpec:
         open: the source. Raises ``StorageError`` where it is damaged or lacks something.
         options: names of :class:`SourceOptions` that it takes; others are refused.
         priority: of kinds that recognise the same thing, the one with the highest is taken.
+        glance: says what something recognised is, at once, in the words of ``Source.kind``. Default: ``title``.
     """
 
     format: str
@@ -112,6 +119,7 @@ class SourceSpec:
     open: Callable[[Any, SourceOptions], Source]
     options: frozenset[str] = frozenset()
     priority: int = 0
+    glance: Callable[[Any], str] | None = None
 
 
 @cache
@@ -149,26 +157,28 @@ def open_source(
     if isinstance(given, LabelledImages):
         return with_labels(given)
     given = single(given) if isinstance(given, str) else given
-    spec = _choose(given, format)
+    spec = source_spec(given, format, options)
     if refused := options.given().keys() - spec.options:
         raise ValueError(
             f"`{min(refused)}` must be left out for {spec.title}; got {options.given()[min(refused)]!r}. "
             f"It takes {', '.join(f'`{name}`' for name in sorted(spec.options)) or 'no options'}."
         )
+    name = given if isinstance(given, str) else type(given).__name__
+    logger.info("%s: %s, indexing ...", name, spec.glance(given) if spec.glance else spec.title)
     opened = spec.open(given, options)
-    logger.info(
-        "%s: %s, %d samples", given if isinstance(given, str) else type(given).__name__, opened.kind, len(opened)
-    )
+    logger.info("%s: %s, %s samples", name, opened.kind, f"{len(opened):,}")
     return opened
 
 
-def _choose(given: Any, format: str | None) -> SourceSpec:
+def source_spec(given: Any, format: str | None = None, options: SourceOptions = SourceOptions()) -> SourceSpec:
+    """What kind of source something is, where several could be meant one that takes the options."""
     specs = source_specs()
     if format is not None:
         if format not in specs:
             raise ValueError(f"`format` must be one of {', '.join(sorted(specs))}; got {format!r}.")
         return specs[format]
     found = [spec for spec in specs.values() if spec.recognise(given)]
+    found = [spec for spec in found if options.given().keys() <= spec.options] or found
     if not found:
         known = "; ".join(spec.title for spec in specs.values())
         if not isinstance(given, str):

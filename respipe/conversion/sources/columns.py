@@ -108,7 +108,7 @@ def noted(values: Values, faults: Mapping[int, str], name: Callable[[int], str])
     """Values with faults, which are logged: a long conversion begins with the news, not only ends with it."""
     first = min(faults)
     logger.warning(
-        "%d of %d samples have no usable label; first %s: %s", len(faults), len(values), name(first), faults[first]
+        "%d of %d samples cannot be converted; first %s: %s", len(faults), len(values), name(first), faults[first]
     )
     return Faulty(values, faults)
 
