@@ -219,7 +219,7 @@ def _workers(source: Source, run: _Run) -> SampleWorkers[tuple[Pyramid, dict[str
 
 
 def _check_folder(target: Path) -> None:
-    if not target.absolute().parent.is_dir():
+    if not target.parent.is_dir():
         raise ConversionError(f"The folder {target.parent} must exist for {target.name} to be made in it.")
 
 
