@@ -49,6 +49,25 @@ class JpegHeader:
     scan_start: int
 
     @property
+    def mcu(self) -> tuple[int, int]:
+        """Rows and columns of the first component's 8 x 8 blocks in an MCU."""
+        # A scan of one component has MCUs of one block, whatever its sampling factors are.
+        wide, high = self.sampling[0] if len(self.sampling) > 1 else (1, 1)
+        return high, wide
+
+    @property
+    def mcu_grid(self) -> tuple[int, int]:
+        """Rows and columns of MCUs."""
+        high, wide = self.mcu
+        return -(-self.height // (8 * high)), -(-self.width // (8 * wide))
+
+    @property
+    def num_intervals(self) -> int:
+        """Restart intervals that an image of this size has; 0 where it has no restart markers."""
+        rows, columns = self.mcu_grid
+        return -(-rows * columns // self.restart_interval) if self.restart_interval else 0
+
+    @property
     def common_sampling(self) -> bool:
         """Whether the colour is subsampled in one of the ways that libjpeg-turbo has a name for."""
         factors = self.sampling

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.jpeg.header import JpegError, JpegHeader, read_header, segments
+from respipe.jpeg.header import JpegError, read_header, segments
 from respipe.jpeg.markers import EOI, RST0
 
 MARKER = 0xEA
@@ -26,21 +26,6 @@ OFFSET_BYTES = 3
 _SOI_BYTES = 2
 _MAX_SEGMENT = 0xFFFF
 _MAX_OFFSET = 1 << 8 * OFFSET_BYTES
-
-
-def num_intervals(header: JpegHeader) -> int:
-    """Restart intervals that an image of this size has; 0 where it has no restart markers."""
-    if not header.restart_interval:
-        return 0
-    rows, columns = mcu_grid(header)
-    return -(-rows * columns // header.restart_interval)
-
-
-def mcu_grid(header: JpegHeader) -> tuple[int, int]:
-    """Rows and columns of MCUs."""
-    # A scan of one component has MCUs of one block, whatever its sampling factors are.
-    wide, high = header.sampling[0] if len(header.sampling) > 1 else (1, 1)
-    return -(-header.height // (8 * high)), -(-header.width // (8 * wide))
 
 
 def fitting_interval(num_columns: int, wanted: int) -> int:
@@ -71,7 +56,7 @@ def with_index(data: bytes) -> bytes:
     escapes = np.flatnonzero(scan[:-1] == 0xFF)
     ends = escapes[scan[escapes + 1] != 0] + 2  # a stuffed zero follows every other 0xFF
     offsets = np.concatenate([[0], ends])
-    count = num_intervals(header)
+    count = header.num_intervals
     expected = [*(RST0 + (np.arange(count - 1) & 7)).tolist(), EOI]
     if not count or scan[ends - 1].tolist() != expected:
         raise JpegError(f"it has {len(ends)} markers in its scan where {count} are expected")
@@ -99,7 +84,7 @@ def read_index(data: bytes | NDArray[np.uint8]) -> NDArray[np.int64] | None:
     view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     contents = [bytes(view[start:end]) for marker, start, end in segments(view) if marker == MARKER]
     packed = [content[len(SIGNATURE) :] for content in contents if content.startswith(SIGNATURE)]
-    count = num_intervals(header)
+    count = header.num_intervals
     if not packed or not count or len(packed[-1]) != OFFSET_BYTES * (count + 1):
         return None
     offsets = np.zeros((count + 1, 4), np.uint8)

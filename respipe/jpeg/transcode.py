@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from respipe.jpeg.header import JpegHeader, read_header, segments
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA
-from respipe.jpeg.index import fitting_interval, mcu_grid, with_index
+from respipe.jpeg.index import fitting_interval, with_index
 from respipe.jpeg.markers import APP0, DHT, DQT, DRI, EOI, SOF0, SOI, SOS
 from respipe.jpeg.recode import AC_CODES, DC_CODES, TOO_LONG, Scan, recode, symbols_by_bits
 
@@ -43,8 +43,7 @@ def transcode(data: bytes, *, restart_interval: int, max_bytes: int) -> tuple[by
     if not header.plain:
         raise TranscodeError(f"it is {header.coding}, {header.colour}, of {header.precision} bits")
     components, quantization = _read_tables(data)
-    _, columns = mcu_grid(header)
-    interval = fitting_interval(columns, restart_interval)
+    interval = fitting_interval(header.mcu_grid[1], restart_interval)
     scan = _recoded(data, header, components, interval=interval, max_bytes=max_bytes)
     frame = bytes((8, *header.height.to_bytes(2, "big"), *header.width.to_bytes(2, "big"), len(components)))
     coding = bytes([len(components)])
@@ -129,8 +128,7 @@ def _huffman_tables(body: bytes) -> dict[int, tuple[bytes, bytes]]:
 
 
 def _recoded(data: bytes, header: JpegHeader, components: list[_Component], *, interval: int, max_bytes: int) -> bytes:
-    rows, columns = mcu_grid(header)
-    wide, high = header.sampling[0] if len(components) > 1 else (1, 1)
+    (rows, columns), (high, wide) = header.mcu_grid, header.mcu
     scan = Scan(
         start=header.scan_start,
         num_mcus=rows * columns,

@@ -11,7 +11,7 @@ from respipe.conversion.encode import encode
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.jpeg.header import read_header
-from respipe.jpeg.index import num_intervals, read_index
+from respipe.jpeg.index import read_index
 from respipe.jpeg.quantization import quantization_tables
 from tests.memory_dataset import jpeg_bytes, smooth_image
 
@@ -57,7 +57,7 @@ def test_restart_intervals_divide_the_rows_of_mcus(restart_interval: int) -> Non
         offsets = read_index(image.data)
         assert (offsets is None) is (restart_interval == 0)
         if offsets is not None:
-            assert len(offsets) == num_intervals(header) + 1
+            assert len(offsets) == header.num_intervals + 1
 
 
 def test_source_bytes_are_kept_on_demand_where_they_fit() -> None:

@@ -15,7 +15,6 @@ from respipe.jpeg.index import (
     OFFSET_BYTES,
     SIGNATURE,
     fitting_interval,
-    num_intervals,
     read_index,
     with_index,
 )
@@ -58,7 +57,7 @@ def test_index_tells_where_each_interval_lies(
     assert scan == data[read_header(data).scan_start :]
     assert offsets[0] == 0
     assert offsets[-1] == len(scan)
-    assert len(offsets) == num_intervals(header) + 1
+    assert len(offsets) == header.num_intervals + 1
     for number, end in enumerate(offsets[1:].tolist()):
         marker = 0xD9 if number == len(offsets) - 2 else 0xD0 + number % 8
         assert scan[end - 2 : end] == bytes((0xFF, marker))
@@ -68,7 +67,7 @@ def test_index_tells_where_each_interval_lies(
 def test_index_comes_after_jfif_as_one_segment() -> None:
     data = encoded(40, 70)
     indexed = with_index(data)
-    count = num_intervals(read_header(data))
+    count = read_header(data).num_intervals
     assert indexed[:_PLACE] == data[:_PLACE]
     length = 2 + len(SIGNATURE) + OFFSET_BYTES * (count + 1)
     assert indexed[_PLACE:].startswith(bytes((0xFF, MARKER)) + length.to_bytes(2, "big") + SIGNATURE)
@@ -89,7 +88,7 @@ def test_jpeg_without_the_promised_markers_is_refused() -> None:
 
 def test_index_that_no_segment_can_hold_is_left_out() -> None:
     data = encoded(1200, 1200, interval=1, subsampling="4:4:4", quality=20)
-    assert num_intervals(read_header(data)) == 22500
+    assert read_header(data).num_intervals == 22500
     assert with_index(data) is data
     assert read_index(data) is None
 
@@ -124,4 +123,4 @@ def test_damage_gives_an_error_no_index_or_numbers(place: int, value: int) -> No
         offsets = read_index(bytes(data))
     except JpegError:
         return
-    assert offsets is None or len(offsets) == num_intervals(read_header(bytes(data))) + 1
+    assert offsets is None or len(offsets) == read_header(bytes(data)).num_intervals + 1

@@ -15,7 +15,7 @@ from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.jpeg.header import JpegError, read_header, segments
 from respipe.jpeg.huffman import AC_LUMA, DC_LUMA
-from respipe.jpeg.index import num_intervals, read_index
+from respipe.jpeg.index import read_index
 from respipe.jpeg.transcode import TranscodeError, transcode
 from tests.memory_dataset import smooth_image
 
@@ -68,7 +68,7 @@ def test_transcoded_image_has_the_same_pixels_and_an_index(
     header, offsets = read_header(result), read_index(result)
     assert tiled
     assert offsets is not None
-    assert len(offsets) == num_intervals(header) + 1
+    assert len(offsets) == header.num_intervals + 1
     assert header.plain
     assert header.sampling == read_header(data).sampling
     assert 1 <= header.restart_interval <= restart_interval
