@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from respipe.cli.console import progress, write_json, write_line, write_table
 
 
 def bench(
-    data: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    data: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or a class folder.")],
     sizes: Annotated[Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Image sides in pixels.")] = (
         "224,160,128,112,96"
     ),

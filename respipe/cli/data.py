@@ -123,7 +123,7 @@ def convert(
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    path: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or a class folder.")],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image too.")] = False,
     workers: Workers = None,
     max_pixels: MaxPixels = None,
@@ -146,7 +146,7 @@ def verify(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    path: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or a class folder.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a .beton file or a class folder holds.

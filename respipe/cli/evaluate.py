@@ -24,7 +24,7 @@ AS_TRAINED, CALIBRATED = "as trained", "BatchNorm calibrated"
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder or checkpoint.pt, or a file of weights.")],
-    data: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    data: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or a class folder.")],
     sizes: Annotated[
         Any,
         typer.Option(
@@ -125,7 +125,7 @@ def _one_note_of_the_backend() -> Generator[None]:
         logger.removeFilter(unseen)
 
 
-def _as_trained(subject: Subject, data: Path, **options: Any) -> Sequence[Evaluation]:
+def _as_trained(subject: Subject, data: str, **options: Any) -> Sequence[Evaluation]:
     import respipe
 
     with progress("evaluating") as on_progress:
@@ -133,7 +133,7 @@ def _as_trained(subject: Subject, data: Path, **options: Any) -> Sequence[Evalua
 
 
 def _calibrated(
-    subject: Subject, data: Path, training_data: Path, num_batches: int, **options: Any
+    subject: Subject, data: str, training_data: Path, num_batches: int, **options: Any
 ) -> Sequence[Evaluation]:
     from respipe.evaluation import evaluate_calibrated
     from respipe.loading.loader import Loader
@@ -153,7 +153,7 @@ def _calibrated(
         )  # fmt: skip
 
 
-def _activations(subject: Subject, data: Path, picture: Path | None, **runtime: Any) -> Sequence[Activations]:
+def _activations(subject: Subject, data: str, picture: Path | None, **runtime: Any) -> Sequence[Activations]:
     if picture is None:
         return ()
     from respipe.evaluation import measure_activations

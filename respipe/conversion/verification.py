@@ -16,6 +16,7 @@ from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.padding import find_stray_bytes
 from respipe.storage.open import open_dataset
+from respipe.storage.remote import is_url
 from respipe.storage.shards import ShardedDataset, is_sharded
 from respipe.storage.upright import BrokenImageError, pixel_limit
 from respipe.storage.upright import decode as decode_image
@@ -94,7 +95,7 @@ def verify(
     of a folder, are decoded in any case: the verdict is that of conversion and of the Loader.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or its URL.
         decode: decode every image too.
         num_workers: processes, by default one per core; with 0 this one does the work.
         max_pixels: pixels that an image may have at most. Default: Pillow's limit, twice
@@ -113,8 +114,8 @@ def verify(
     with pixel_limit(max_pixels):
         check = (
             _CheckFolder(FolderSource(root))
-            if root.is_dir() and not is_sharded(root)
-            else _CheckBeton(cast("BetonDataset | ShardedDataset", open_dataset(root)), decode)
+            if not is_url(path) and root.is_dir() and not is_sharded(root)
+            else _CheckBeton(cast("BetonDataset | ShardedDataset", open_dataset(path)), decode)
         )
         total = len(check)
         if progress is not None:
@@ -125,7 +126,7 @@ def verify(
                 if progress is not None:
                     progress(index + 1, total)
     return VerificationReport(
-        path=str(root),
+        path=os.fspath(path),
         kind=check.kind,
         num_samples=total,
         num_images=sum(of_sample.num_images for of_sample in found),

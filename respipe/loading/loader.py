@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from respipe.rng import Stream, step_seeds
 from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import Data, open_dataset
+from respipe.storage.remote import Cache
 
 # (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
 Batch = tuple[Any, ...]
@@ -64,7 +66,7 @@ class Loader:
 
     Args:
         data: a ``.beton`` file; a list of such files, or a folder of them with an index; a folder with one subfolder
-            per class; or an open dataset.
+            per class; or an open dataset. Files may be at URLs that fsspec knows, such as ``s3://bucket/train/``.
         schedule: decision about the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: whether crops, flips and order are random; else the evaluation geometry.
@@ -100,6 +102,8 @@ class Loader:
             :class:`respipe.loading.prefetch.WorkAhead`.
         level_margin: ratio of a crop on a smaller stored level to the output from which on that level is used.
         stall_timeout: seconds without a batch before :class:`WorkerLostError`.
+        cache_dir, cache_bytes: folder for copies of remote files, and what they may take together; see
+            :class:`respipe.storage.remote.Cache`.
         rank, world_size: this process's share. Default: that of ``torch.distributed`` where it is initialised, else of
             RANK and WORLD_SIZE, looked up whenever an iteration begins.
         with_spec: whether each batch's plan is yielded too.
@@ -140,6 +144,8 @@ class Loader:
         prefetch_bytes: int | None = None,
         level_margin: float = 1.0,
         stall_timeout: float = 300.0,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: float | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         with_spec: bool = False,
@@ -173,7 +179,11 @@ class Loader:
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
         self._level_margin = level_margin
-        self._dataset = open_dataset(data, keep_unreadable=on_corrupt == "quarantine")
+        self._dataset = open_dataset(
+            data,
+            keep_unreadable=on_corrupt == "quarantine",
+            cache=Cache(folder=cache_dir, num_bytes=cache_bytes),
+        )
         self._owns_dataset = self._dataset is not data
         self._fields = None if fields is None else _check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(

@@ -11,26 +11,36 @@ from respipe.errors import StorageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
+from respipe.storage.remote import Cache, is_url, open_remote
 from respipe.storage.shards import ShardedDataset, is_sharded, open_shards
 
 Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset
 """What can be opened: a path, the paths of several ``.beton`` files, or a dataset."""
 
 
-def open_dataset(data: Data, *, keep_unreadable: bool = False) -> Dataset:
+def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | None = None) -> Dataset:
     """Open a ``.beton`` file, several of them, or a class folder. An open dataset is returned as it is.
 
     Args:
         data: a ``.beton`` file; a folder of such files with an index, as ``convert(shards=...)`` makes; a list of such
-            files; a folder with one subfolder per class; or a dataset.
+            files; a folder with one subfolder per class; or a dataset. All but the last two may be at URLs such as
+            ``s3://bucket/train/``, whose files are copied.
         keep_unreadable: see :class:`respipe.storage.folder.FolderDataset`.
+        cache: where copies of remote files are kept. Default: ``Cache()``.
 
     Raises:
         StorageError: there is nothing at the path, or it is damaged or of another kind.
         TypeError: ``data`` is neither a path nor a dataset.
     """
+    cache = cache or Cache()
     if isinstance(data, (list, tuple)):
-        return ShardedDataset(cast("Sequence[str]", data))
+        paths = cast("Sequence[str | os.PathLike[str]]", data)
+        files = [open_remote(cast("str", path), cache) if is_url(path) else path for path in paths]
+        if folders := [path for path, file in zip(paths, files, strict=True) if isinstance(file, ShardedDataset)]:
+            raise StorageError(f"`data` must be a list of .beton files; {folders[0]} is a folder. Name its files.")
+        return ShardedDataset(cast("Sequence[str | BetonDataset]", files))
+    if is_url(data):
+        return open_remote(cast("str", data), cache)
     if not isinstance(data, (str, os.PathLike)):
         if not hasattr(data, "levels"):
             raise TypeError(f"`data` must be the path of a .beton file or a folder, or a dataset; got {data!r}.")

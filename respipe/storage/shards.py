@@ -250,7 +250,7 @@ def open_shards(folder: Path) -> ShardedDataset:
             + (f", as {lacking[0]} is missing ({len(lacking)} in all). Convert that part" if lacking else "")
             + f". Then {command} makes the index."
         )
-    entries = _entries(index)
+    entries = index_entries(index)
     if entries is None:
         raise StorageError(f"{folder / INDEX} is damaged. {command} makes it again.")
     paths = [folder / entry.name for entry in entries]
@@ -274,7 +274,7 @@ def open_shards(folder: Path) -> ShardedDataset:
     return dataset
 
 
-class _Entry(NamedTuple):
+class ShardEntry(NamedTuple):
     """A file as the index describes it."""
 
     name: str
@@ -282,10 +282,11 @@ class _Entry(NamedTuple):
     fingerprint: str
 
 
-def _entries(index: Mapping[str, Any]) -> list[_Entry] | None:
+def index_entries(index: object) -> list[ShardEntry] | None:
     """The files of an index, or None where it makes no sense."""
     try:
-        found = [_Entry(str(one["name"]), int(one["num_bytes"]), str(one["fingerprint"])) for one in index["shards"]]
+        shards = cast("Mapping[str, Any]", index)["shards"]
+        found = [ShardEntry(str(one["name"]), int(one["num_bytes"]), str(one["fingerprint"])) for one in shards]
     except (KeyError, TypeError, ValueError):
         return None
     return found if found and all(Path(entry.name).name == entry.name for entry in found) else None
@@ -302,7 +303,7 @@ def index_shards(folder: str | os.PathLike[str]) -> ShardedDataset:
             is missing or there twice.
     """
     folder = Path(folder)
-    before = {entry.name: number for number, entry in enumerate(_entries(_read_index(folder) or {}) or ())}
+    before = {entry.name: number for number, entry in enumerate(index_entries(_read_index(folder) or {}) or ())}
     found = _open_all(sorted(folder.glob("*.beton")))
     if not found:
         raise StorageError(f"{folder} must hold .beton files; there are none. Check the path.")

@@ -1,0 +1,252 @@
+"""Datasets at URLs: copied whole and once, within a limit, through lost connections, damage and kills."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import fsspec
+import pytest
+import stamina
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+import respipe
+from respipe.errors import MissingBackendError, StorageError
+from respipe.storage import open_dataset
+from respipe.storage import remote as remote_module
+from respipe.storage.remote import Cache
+from tests.small_pages import convert_small
+from tests.storage.range_server import serving
+
+ROOT = Path(__file__).parents[2]
+
+
+class FlakyFileSystem(MemoryFileSystem):
+    """A file system in memory of which some reads fail, or return other bytes than were written."""
+
+    protocol = "flaky"
+    store: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    pseudo_dirs: ClassVar[list[str]] = [""]  # type: ignore[misc]
+    failures = damages = num_read = 0
+    piece = 4000
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("flaky://", "memory://"))
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super().open(path, mode, **options)
+        return _Flaky(file) if mode == "rb" and path.endswith(".beton") else file
+
+
+class _Flaky:
+    def __init__(self, file: Any) -> None:
+        self._file, self._pieces = file, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def seek(self, place: int) -> None:
+        self._file.seek(place)
+
+    def read(self, _: int) -> bytes:
+        if FlakyFileSystem.failures and self._pieces:
+            FlakyFileSystem.failures -= 1
+            raise ConnectionResetError("the line is dead")
+        self._pieces += 1
+        data = bytearray(self._file.read(FlakyFileSystem.piece))
+        FlakyFileSystem.num_read += len(data)
+        if FlakyFileSystem.damages and len(data) > 3000:
+            FlakyFileSystem.damages -= 1
+            data[3000] ^= 255
+        return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def local(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local") / "x"
+    convert_small(jpeg_folder, folder, shards=3)
+    return folder
+
+
+@pytest.fixture
+def url(local: Path) -> Generator[str, None, None]:
+    """A folder on the flaky file system, which works as long as nobody says otherwise."""
+    fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
+    FlakyFileSystem.failures = FlakyFileSystem.damages = FlakyFileSystem.num_read = 0
+    system = fsspec.filesystem("flaky")
+    for file in local.iterdir():
+        system.pipe_file(f"/data/x/{file.name}", file.read_bytes())
+    with stamina.set_testing(True, attempts=remote_module._ATTEMPTS):
+        yield "flaky://data/x/"
+    FlakyFileSystem.store.clear()
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.beton*"))
+
+
+@pytest.fixture
+def num_bytes(local: Path) -> int:
+    return sum(path.stat().st_size for path in local.iterdir())
+
+
+def test_batches_of_a_url_are_those_of_the_files(url: str, local: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "backend": "reference", "num_threads": 1}
+    schedule = respipe.schedules.Constant(32)
+    with (
+        respipe.Loader(url, schedule, cache_dir=tmp_path, cache_bytes=1e6, **options) as remote,
+        respipe.Loader(local, schedule, **options) as near,
+    ):
+        assert remote.state_dict() == near.state_dict()
+        for (images, labels), (others, of_others) in zip(remote, near, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, of_others)
+    before = FlakyFileSystem.num_read
+    open_dataset(url, cache=Cache(folder=tmp_path)).close()
+    assert FlakyFileSystem.num_read == before == size_of(tmp_path)  # copied once
+
+
+def test_single_files_and_lists_of_them_are_opened(
+    url: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path))
+    names = sorted(path.name for path in local.glob("*.beton"))
+    with closing(open_dataset(f"{url}{names[1]}")) as one:
+        assert len(one) == 6
+    with closing(open_dataset([f"{url}{names[0]}", local / names[1]])) as mixed:
+        assert len(mixed) == 12
+    with closing(open_dataset(local)) as whole:
+        assert respipe.inspect(url).fingerprint == whole.fingerprint
+    assert respipe.verify(url, num_workers=0).sound
+    with pytest.raises(StorageError, match=r"must be a list of \.beton files; flaky://data/x/ is a folder"):
+        open_dataset([url])
+
+
+def test_a_lost_connection_is_tried_again_from_where_it_broke(url: str, tmp_path: Path, num_bytes: int) -> None:
+    FlakyFileSystem.failures = 5
+    with closing(open_dataset(url, cache=Cache(folder=tmp_path))) as dataset:
+        assert len(dataset) == 18
+    assert not FlakyFileSystem.failures
+    assert FlakyFileSystem.num_read < num_bytes  # the index is not counted: nothing was read twice
+
+
+def test_a_connection_that_stays_lost_is_named_and_what_was_copied_is_kept(url: str, tmp_path: Path) -> None:
+    FlakyFileSystem.failures = 100
+    with pytest.raises(StorageError, match=r"flaky://data/x/shard-0000\d-of-00003\.beton cannot be read in 6 attempts"):
+        open_dataset(url, cache=Cache(folder=tmp_path))
+    kept = size_of(tmp_path)
+    assert kept
+    FlakyFileSystem.failures = FlakyFileSystem.num_read = 0
+    with closing(open_dataset(url, cache=Cache(folder=tmp_path))):
+        assert FlakyFileSystem.num_read == size_of(tmp_path) - kept
+
+
+def test_bytes_that_differ_from_their_checksum_are_fetched_again(url: str, tmp_path: Path) -> None:
+    FlakyFileSystem.damages = 2
+    with closing(open_dataset(url, cache=Cache(folder=tmp_path))):
+        pass
+    assert respipe.verify(next(tmp_path.glob("*-x")), num_workers=0).sound
+    system = fsspec.filesystem("flaky")
+    data = bytearray(system.cat_file("/data/x/shard-00001-of-00003.beton"))
+    data[4000] ^= 255
+    system.pipe_file("/data/x/shard-00001-of-00003.beton", bytes(data))
+    with pytest.raises(StorageError, match=r"shard-00001-of-00003\.beton cannot be read in 6 attempts: .* checksum"):
+        open_dataset(url, cache=Cache(folder=tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda system: system.rm("/data/x/shard-00001-of-00003.beton"), r"00001-of-00003\.beton cannot be read: File"),
+        (lambda system: system.rm("/data/x/index.json"), r"x/index\.json cannot be read: FileNotFoundError"),
+        (lambda system: system.pipe_file("/data/x/index.json", b"{}"), r"has an index\.json that is damaged"),
+        (lambda system: system.pipe_file("/data/x/shard-00002-of-00003.beton", bytes(9)), "9 bytes came of"),
+    ],
+)
+def test_what_is_missing_or_cut_short_is_named(url: str, tmp_path: Path, change: Any, message: str) -> None:
+    change(fsspec.filesystem("flaky"))
+    with pytest.raises(StorageError, match=message):
+        open_dataset(url, cache=Cache(folder=tmp_path))
+
+
+def test_unknown_addresses_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingBackendError, match="nonsense://x needs more than is installed"):
+        open_dataset("nonsense://x", cache=Cache(folder=tmp_path))
+
+
+def test_the_cache_stays_within_its_limit_and_removes_nothing_but_its_copies(
+    url: str, local: Path, tmp_path: Path, num_bytes: int
+) -> None:
+    system = fsspec.filesystem("flaky")
+    for file in local.iterdir():
+        for other in ("y", "z"):
+            system.pipe_file(f"/data/{other}/{file.name}", file.read_bytes())
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "copy.json").write_text('{"files": ["precious"], "num_bytes": 5}')
+    (mine / "precious").write_text("precious")
+    cache = Cache(folder=tmp_path, num_bytes=2 * num_bytes + 100)
+    first, second = open_dataset("flaky://data/x", cache=cache), open_dataset("flaky://data/y", cache=cache)
+    assert size_of(tmp_path) <= 2 * num_bytes
+    with pytest.raises(StorageError, match=r"of `cache_bytes` in .* hold datasets that are in use"):
+        open_dataset("flaky://data/z", cache=cache)
+    first.close()
+    del first
+    gc.collect()
+    third = open_dataset("flaky://data/z", cache=cache)
+    assert size_of(tmp_path) <= 2 * num_bytes
+    assert sorted(path.name.partition("-")[2] for path in tmp_path.iterdir() if "-" in path.name) == ["y", "z"]
+    assert len(second) == len(third) == 18
+    assert sorted(path.name for path in mine.iterdir()) == ["copy.json", "precious"]
+    with pytest.raises(StorageError, match="more than the 1,000 of `cache_bytes`"):
+        open_dataset("flaky://data/x", cache=Cache(folder=tmp_path, num_bytes=1000))
+    second.close()
+    third.close()
+
+
+def test_changed_data_is_copied_anew(url: str, jpeg_folder: Path, tmp_path: Path) -> None:
+    with closing(open_dataset(url, cache=Cache(folder=tmp_path / "cache"))) as dataset:
+        before = dataset.fingerprint
+    convert_small(jpeg_folder, tmp_path / "x", shards=3, quality=50)
+    system = fsspec.filesystem("flaky")
+    for file in (tmp_path / "x").iterdir():
+        system.pipe_file(f"/data/x/{file.name}", file.read_bytes())
+    with closing(open_dataset(url, cache=Cache(folder=tmp_path / "cache"))) as dataset:
+        assert dataset.fingerprint != before
+
+
+_OPEN = "import sys; from respipe.storage import open_dataset; print(open_dataset(sys.argv[1]).fingerprint, flush=True)"
+
+
+def test_ranks_of_a_machine_copy_once_and_a_killed_one_is_taken_over_from(local: Path, tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        environment = {**os.environ, "RESPIPE_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen([sys.executable, "-c", _OPEN, server.url], env=environment, stdout=-1, text=True)
+
+    with serving(local) as server:
+        server.delay = 0.1
+        first = start()
+        deadline = time.monotonic() + 60
+        while size_of(tmp_path) < 20_000 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.kill()
+        first.communicate()
+        server.delay = 0.0
+        ranks = [start() for _ in range(3)]
+        found = {rank.communicate(timeout=120)[0] for rank in ranks}
+        with closing(open_dataset(local)) as dataset:
+            assert found == {f"{dataset.fingerprint}\n"}
+        sent = sum(count for path, count in server.sent.items() if path.endswith(".beton"))
+        assert sent < 2 * size_of(local)
