@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from respipe import schedules as schedules
     from respipe import testing as testing
     from respipe.conversion import convert as convert
+    from respipe.conversion import export as export
     from respipe.conversion import inspect as inspect
     from respipe.conversion import verify as verify
     from respipe.evaluation import evaluate as evaluate
@@ -52,6 +53,7 @@ _HOMES = {
     "convert": "respipe.conversion",
     "cost": "respipe.cost",
     "evaluate": "respipe.evaluation",
+    "export": "respipe.conversion",
     "extract": "respipe.model.adapt",
     "flip_each_size": "respipe.training.flips",
     "inspect": "respipe.conversion",

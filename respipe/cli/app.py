@@ -16,6 +16,7 @@ from respipe.cli.console import logs_on_stderr, show_error, write_line
 from respipe.cli.data import convert, inspect, verify
 from respipe.cli.doctor import doctor
 from respipe.cli.evaluate import evaluate
+from respipe.cli.export import export
 from respipe.cli.plan import plan
 from respipe.cli.plot import plot
 from respipe.cli.shards import index, merge, split
@@ -59,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, index, merge, split, verify, inspect, plan, train, evaluate, bench, doctor):
+for command in (convert, export, index, merge, split, verify, inspect, plan, train, evaluate, bench, doctor):
     app.command()(command)
 app.add_typer(plot, name="plot")
 

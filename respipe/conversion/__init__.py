@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from respipe.conversion.engine import convert
+from respipe.conversion.export import ExportReport, export
 from respipe.conversion.inspection import Inspection, LevelSummary, inspect
 from respipe.conversion.report import ConversionReport, LevelReport, SampleNote, TooManyCorruptError
 from respipe.conversion.shards import merge, split
@@ -13,6 +14,7 @@ __all__ = [
     "BetonSource",
     "ConversionReport",
     "DamagedImage",
+    "ExportReport",
     "FolderSource",
     "Inspection",
     "LevelReport",
@@ -22,6 +24,7 @@ __all__ = [
     "TooManyCorruptError",
     "VerificationReport",
     "convert",
+    "export",
     "inspect",
     "merge",
     "split",

@@ -24,6 +24,7 @@ SIGNATURE = b"respipe\x00\x01"
 OFFSET_BYTES = 3
 
 _SOI_BYTES = 2
+_SEGMENT_HEADER = 4
 _MAX_SEGMENT = 0xFFFF
 _MAX_OFFSET = 1 << 8 * OFFSET_BYTES
 
@@ -69,6 +70,18 @@ def with_index(data: bytes) -> bytes:
     if data[place : place + 2] == b"\xff\xe0":  # JFIF wants to come first
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return data[:place] + segment + data[place:]
+
+
+def without_index(data: bytes) -> bytes:
+    """A JPEG as it was before :func:`with_index`.
+
+    Raises:
+        JpegError: it is no JPEG.
+    """
+    for marker, start, end in segments(data):
+        if marker == MARKER and data[start:end].startswith(SIGNATURE):
+            return data[: start - _SEGMENT_HEADER] + data[end:]
+    return data
 
 
 def read_index(data: bytes | NDArray[np.uint8]) -> NDArray[np.int64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -192,6 +193,20 @@ def parsed_labels(texts: Sequence[Any]) -> list[Any]:
     num_names = sum(isinstance(value, str) for value in values)
     num_numbers = sum(isinstance(value, (int, float)) for value in values)
     return [text or None for text in texts] if num_names > num_numbers else values
+
+
+def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a JSON object, in which bytes are ``{"base64": "..."}``; see :func:`respipe.export`.
+
+    Raises:
+        ValueError: they are no base64.
+    """
+    return {
+        name: base64.b64decode(cast("dict[str, str]", value)["base64"], validate=True)
+        if isinstance(value, dict) and [*cast("dict[str, Any]", value)] == ["base64"]
+        else value
+        for name, value in row.items()
+    }
 
 
 def recorded_classes(folder: Path) -> tuple[str, ...] | None:

@@ -21,6 +21,7 @@ from respipe.conversion.sources.columns import (
     LABELS,
     FieldKinds,
     fingerprint_of,
+    from_json,
     label_column,
     logger,
     parsed,
@@ -37,7 +38,7 @@ from respipe.storage.upright import EXTENSIONS
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson")
-PATHS = ("path", "file_name", "filename", "filepath", "file", "image_path", "image", "img")
+PATHS = ("file_name", "path", "filename", "filepath", "file", "image_path", "image", "img")
 
 # What the Hub's folders of images have in them.
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -75,7 +76,7 @@ class _Table:
             raise ValueError("its JSON is nested too deep") from error
         if not isinstance(found, dict):
             raise ValueError(f"it is no JSON object: {text.strip()!r:.80}")
-        return cast("dict[str, Any]", found)
+        return from_json(cast("dict[str, Any]", found))
 
     def named(self, cells: Sequence[str]) -> dict[str, Any]:
         """The cells of a line by their columns' names."""

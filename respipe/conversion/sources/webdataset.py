@@ -22,6 +22,7 @@ from respipe.conversion.sources.columns import (
     LABELS,
     FieldKinds,
     fingerprint_of,
+    from_json,
     label_column,
     logger,
     parsed_labels,
@@ -112,7 +113,8 @@ class ShardSource:
 
     def _columns(self, label: Column | None, label_field: str | None, kinds: FieldKinds) -> dict[str, Column]:
         fields = {} if label is None else {"label": label}
-        used = {"image", "label", *((_LABEL, *LABELS) if label_field is None else (label_field,))}
+        noted = (_LABEL if _LABEL in self._places else next((name for name in LABELS if name in kinds), ""),)
+        used = {"image", "label", *(noted if label_field is None else (label_field,))}
         for extension in self._places:
             if extension not in (used | {_JSON}):
                 kind = "text" if extension in _TEXT else "bytes"
@@ -214,7 +216,7 @@ def _row(data: bytes) -> dict[str, Any]:
         raise ValueError("its JSON is nested too deep") from error
     if not isinstance(found, dict):
         raise ValueError(f"it is no JSON object: {data!r:.80}")
-    return cast("dict[str, Any]", found)
+    return from_json(cast("dict[str, Any]", found))
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
