@@ -6,11 +6,12 @@ from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
 from respipe.planning.epoch import EpochPlan, plan_epoch
 from respipe.planning.order import class_balanced
-from respipe.planning.policy import SamplingPolicy
+from respipe.planning.policy import Blocks, SamplingPolicy
 from respipe.planning.random_resized_crop import RandomResizedCrop
 
 __all__ = [
     "BatchPlan",
+    "Blocks",
     "CenterCrop",
     "Crop",
     "EpochPlan",

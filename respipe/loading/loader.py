@@ -30,7 +30,7 @@ from respipe.planning.augmentation import Policy as AugmentPolicy
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Crop
 from respipe.planning.mixing import Mixing
-from respipe.planning.policy import SamplingPolicy, Shuffle
+from respipe.planning.policy import Blocks, SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
 from respipe.rng import Stream, step_seeds
@@ -84,7 +84,8 @@ class Loader:
         indices: (M,) numbers of the samples to use, a subset; default: all. Evaluation takes them in this order.
         weights: (N,) numbers of at least 0, one for each sample of ``data``: training draws as many samples as there
             are, with replacement, each with its share of the weights (:func:`respipe.sampling.class_balanced`).
-        shuffle: "full", a new permutation of the samples in every epoch of training; "none" keeps their order.
+        shuffle: "full", a new permutation of the samples in every epoch of training; "blocks", or
+            :class:`respipe.sampling.Blocks`, an order that reads files in large pieces; "none" keeps the stored order.
         augment: policies of :mod:`respipe.augment` for each training image, in this order, before normalisation.
         mixup, cutmix: parameters of the beta distributions of mixup's and CutMix's weights, 0 for none; or, as
             ``mixup``, a :class:`respipe.augment.Mixing` with everything. Labels become (B, classes) float32.
@@ -131,7 +132,7 @@ class Loader:
         repeats: int = 1,
         indices: ArrayLike | None = None,
         weights: ArrayLike | None = None,
-        shuffle: Shuffle = "full",
+        shuffle: Shuffle | Blocks = "full",
         augment: AugmentPolicy | Sequence[AugmentPolicy] = (),
         mixup: float | Mixing = 0.0,
         cutmix: float = 0.0,

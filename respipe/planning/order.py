@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from respipe.planning.policy import SamplingPolicy
+from respipe.planning.policy import Blocks, SamplingPolicy
 from respipe.rng import Stream, draws, raw_draws
 
 
@@ -45,8 +45,19 @@ def _chosen(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int) -> N
         return indices[np.minimum(places, last)]
     if policy.shuffle == "none":
         return indices
-    keys = raw_draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4)).reshape(-1)[:count]
-    return indices[np.argsort(keys, kind="stable")]
+    keys = _keys(policy, epoch, count)
+    if not isinstance(policy.shuffle, Blocks):
+        return indices[np.argsort(keys, kind="stable")]
+    # Sorted by the places of their blocks first, which have keys of their own.
+    blocks = np.argsort(np.argsort(_keys(policy, epoch, -(-count // policy.shuffle.size), duplicate=2), kind="stable"))
+    windows = np.repeat(blocks // policy.shuffle.window, policy.shuffle.size)[:count]
+    return np.sort(indices)[np.lexsort((keys, windows))]
+
+
+def _keys(policy: SamplingPolicy, epoch: int, count: int, duplicate: int = 0) -> NDArray[np.uint64]:
+    """(count,) random numbers to sort by."""
+    words = raw_draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4), duplicate=duplicate)
+    return words.reshape(-1)[:count]
 
 
 def class_balanced(labels: ArrayLike) -> NDArray[np.float64]:

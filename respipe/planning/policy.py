@@ -18,7 +18,32 @@ from respipe.planning.mixing import Mixing
 from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.rng import check_seed
 
-Shuffle = Literal["full", "none"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocks:
+    """An order that reads a file in large pieces, for slow disks and data larger than memory.
+
+    Every epoch takes the blocks of the stored order in a new order, a window of several at a time, and shuffles the
+    samples within the window. A window should fit into memory, and hold many classes: where data are stored class by
+    class, it has no more of them than blocks.
+
+    Args:
+        size: samples of a block. A page of a ``.beton`` holds some 100 images of ImageNet.
+        window: blocks whose samples are shuffled together.
+
+    Raises:
+        TypeError, ValueError: a number is not an integer of at least 1.
+    """
+
+    size: int = 256
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        check_int("size", self.size, least=1)
+        check_int("window", self.window, least=1)
+
+
+Shuffle = Literal["full", "blocks", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +63,8 @@ class SamplingPolicy:
         indices: (M,) distinct sample numbers that are used, in the order of an evaluation; None for all of them.
         weights: (N,) numbers of at least 0, one for each sample of the data: training draws samples with replacement,
             each with its share of the weights of all that are used. None for every sample once.
-        shuffle: "full" for a new permutation in every epoch of training, "none" for the stored order.
+        shuffle: "full" for a new permutation in every epoch of training; ``Blocks(...)``, or "blocks" for
+            ``Blocks()``; "none" for the stored order.
         augment: policies of :mod:`respipe.augment` for the pixels of each training image, in this order.
         mix: mixup and CutMix of each training batch; None for none.
 
@@ -53,7 +79,7 @@ class SamplingPolicy:
     repeats: int = 1
     indices: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
-    shuffle: Shuffle = "full"
+    shuffle: Shuffle | Blocks = "full"
     augment: tuple[AugmentPolicy, ...] = ()
     mix: Mixing | None = None
 
@@ -73,7 +99,9 @@ class SamplingPolicy:
             object.__setattr__(self, "indices", _checked_indices(self.indices))
         if self.weights is not None:
             object.__setattr__(self, "weights", _checked_weights(self.weights))
-        check_choice("shuffle", self.shuffle, get_args(Shuffle))
+        if not isinstance(self.shuffle, Blocks):
+            check_choice("shuffle", self.shuffle, get_args(Shuffle))
+            object.__setattr__(self, "shuffle", Blocks() if self.shuffle == "blocks" else self.shuffle)
         object.__setattr__(self, "augment", check_policies("augment", self.augment))
         if not self.training and (self.augment or self.mix is not None):
             raise ValueError("`augment` and `mix` must be left out in evaluation, which shows images as they are.")

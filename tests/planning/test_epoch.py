@@ -212,6 +212,23 @@ def test_ranks_together_hold_the_global_batch(world_size: int) -> None:
         assert np.concatenate([part.flips for part in parts]).tolist() == batch.flips.tolist()
 
 
+@pytest.mark.parametrize("shuffle", ["full", "blocks"])
+@pytest.mark.parametrize("schedule", [Constant(64), TRD(64, 32, 0.5), RSNet((64, 32))], ids=repr)
+def test_sixty_four_ranks_have_equal_steps_disjoint_samples_and_the_batches_of_one(
+    schedule: Schedule, shuffle: str
+) -> None:
+    heights, widths = np.random.default_rng(0).integers(40, 200, (2, 1000))
+    epoch = plan(schedule, heights=heights, widths=widths, batch_size=128, shuffle=shuffle)
+    seen: list[NDArray[np.int64]] = []
+    for number, batch in enumerate(epoch):
+        parts = [epoch.local(number, rank=rank, world_size=64) for rank in range(64)]
+        assert all(part.step == batch.step and len(part) == len(batch) // 64 for part in parts)
+        for name in ("indices", "boxes", "flips", "copies"):
+            assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(batch, name))
+        seen += [np.unique(part.indices) for part in parts]
+    assert len(np.unique(np.concatenate(seen))) == sum(map(len, seen))
+
+
 def test_ranks_get_all_copies_of_a_sample() -> None:
     part = plan(Uneven()).local(1, rank=1, world_size=4)
     assert np.bincount(part.indices)[np.unique(part.indices)].tolist() == [3] * 4

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from respipe.planning.order import class_balanced
 from respipe.planning.order import epoch_order as order_of
-from respipe.planning.policy import SamplingPolicy
+from respipe.planning.policy import Blocks, SamplingPolicy
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int, **policy: Any) -> NDArray[np.int64]:
@@ -87,3 +87,70 @@ def test_weights_of_a_subset_are_those_of_its_samples() -> None:
 def test_only_classes_are_balanced(labels: Any) -> None:
     with pytest.raises(TypeError, match="`labels` must be one whole number for each sample"):
         class_balanced(labels)
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 100, 1003])
+def test_blocks_use_every_sample_once_and_a_window_holds_whole_blocks(num_samples: int) -> None:
+    order = epoch_order(num_samples, seed=1, epoch=2, shuffle=Blocks(size=10, window=4))
+    assert sorted(order.tolist()) == list(range(num_samples))
+    blocks = order // 10
+    counts = np.bincount(blocks)
+    windows: list[set[int]] = []
+    start = 0
+    while start < num_samples:
+        # The first blocks whose samples together fill up the order so far.
+        window = set[int]()
+        stop = start
+        while len(window) < 4 and stop < num_samples:
+            window |= {int(blocks[stop])}
+            stop += 1
+        stop = start + int(counts[list(window)].sum())
+        assert set(blocks[start:stop].tolist()) == window
+        windows.append(window)
+        start = stop
+    assert len(windows) == -(-len(counts) // 4)
+
+
+def test_blocks_differ_between_epochs_and_seeds_and_shuffle_within_the_window() -> None:
+    blocks = Blocks(size=10, window=4)
+    orders = {epoch_order(200, seed=seed, epoch=epoch, shuffle=blocks).tobytes() for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+    order = epoch_order(200, seed=0, epoch=0, shuffle=blocks)
+    assert len(set((order[:10] // 10).tolist())) > 2
+    assert np.array_equal(
+        epoch_order(2000, seed=0, epoch=0, shuffle="blocks"), epoch_order(2000, seed=0, epoch=0, shuffle=Blocks())
+    )
+
+
+def test_blocks_of_a_subset_follow_the_stored_order() -> None:
+    chosen = np.random.default_rng(0).permutation(1000)[:300]
+    order = epoch_order(1000, seed=0, epoch=0, shuffle=Blocks(size=50, window=1), indices=chosen)
+    assert sorted(order.tolist()) == sorted(chosen.tolist())
+    spans = [np.ptp(order[start : start + 50]) for start in range(0, 300, 50)]
+    assert max(spans) < 300
+
+
+def test_blocks_load_pages_fifty_times_less_often_than_a_full_shuffle() -> None:
+    pages = np.arange(100_000) // 106  # images of ImageNet on a page
+
+    def loads(order: NDArray[np.int64]) -> int:
+        cache: dict[int, None] = {}
+        count = 0
+        for page in pages[order].tolist():
+            if page not in cache:
+                count += 1
+                if len(cache) == 16:
+                    del cache[next(iter(cache))]
+            else:
+                del cache[page]
+            cache[page] = None  # the one used last is the last
+        return count
+
+    full = loads(epoch_order(100_000, seed=0, epoch=0))
+    assert loads(epoch_order(100_000, seed=0, epoch=0, shuffle="blocks")) * 50 < full
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"window": 0}])
+def test_empty_blocks_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Blocks(**options)
