@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from respipe.backends.registry import BackendStatus
-from respipe.cli import app, diagnosis, selftest
+from respipe.cli import app, console, diagnosis, selftest
 from respipe.storage.open import open_dataset
 
 
@@ -144,6 +146,42 @@ def test_wrong_conversion_options_exit_with_2(
     result = run("convert", images, tmp_path / "a.beton", option, value)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", "").split())
+
+
+def test_convert_says_at_once_what_it_recognised_and_ends_with_what_to_type(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(images, "images")
+    result = run("convert", tmp_path / "x.tar", tmp_path / "a.beton", "--levels", "32", "--workers", "0")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [
+        f"{tmp_path / 'x.tar'}: tar of class folders, indexing ...",
+        f"{tmp_path / 'x.tar'}: tar of class folders, 8 samples",
+    ]
+    for text in (f"respipe train trd_imagenet --data {tmp_path / 'a.beton'} --val", "respipe.Loader('"):
+        assert text in result.stdout.replace("\n", "")
+
+
+def test_a_flat_folder_is_inspected_and_converted_with_its_labels(images: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("".join(f"{name}/{number}.jpg,{name[:3]}\n" for name in ("cats", "dogs") for number in range(4)))
+    report = report_of("inspect", images, "--labels", labels)
+    assert (report["classes"], report["fields"], report["faults"]) == (["cat", "dog"], {"label": "class"}, [])
+    result = run("inspect", images, "--labels", labels)
+    assert "converted: about" in result.stdout
+    assert f"--labels {labels}`" in result.stdout.replace("\n", "")
+    report = report_of("convert", images, tmp_path / "a.beton", "--labels", labels, "--workers", "0", "--levels", "32")
+    assert report["num_images"] == 8
+    assert run("convert", images, tmp_path / "b.beton", "--split", "val").exit_code == 1
+
+
+def test_progress_tells_expected_size_and_time_where_there_is_no_terminal(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
+    result = run("convert", images, tmp_path / "a.beton", "--levels", "32", "--workers", "0")
+    told = [line for line in result.stderr.splitlines() if line.startswith("converting")]
+    assert re.fullmatch(r"converting to about [\d.]+ \w+: 7 of 8, about 0:0\d:\d\d left", told[-2]), told
 
 
 # verify and inspect

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,19 @@ def progress_of_parts() -> Generator[Callable[[str, int, int], None]]:
 
 
 def _occasional_lines() -> Callable[[str, int, int], None]:
-    last = time.monotonic()
+    last = start = time.monotonic()
+    first: int | None = None
 
     def report(what: str, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal first, last, start
         now = time.monotonic()
+        if first is None or done < first:
+            first, start = done, now
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
+            seconds = (now - start) / (done - first) * (total - done) if done > first else None
+            left = "" if seconds is None else f", about {timedelta(seconds=round(seconds))} left"
+            sys.stderr.write(f"{what}: {done:,} of {total:,}{left}\n")
 
     return report
 
@@ -89,11 +95,18 @@ class _PrintableFormatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
+class _CurrentStderr(logging.Handler):
+    """Writes to what stderr is at the moment, which while a bar is drawn is a way around it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
 @contextlib.contextmanager
 def logs_on_stderr(level: int) -> Generator[None]:
     """Show respipe's log messages on stderr."""
     logger = logging.getLogger("respipe")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _CurrentStderr()
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     previous = logger.level
     logger.addHandler(handler)

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from respipe.cli.arguments import AsJson, parse_integers, parse_part
-from respipe.cli.console import bytes_on_disk, num_bytes, progress, show_error, write_json, write_line, write_table
+from respipe.cli.console import (
+    bytes_on_disk,
+    num_bytes,
+    progress,
+    progress_of_parts,
+    show_error,
+    write_json,
+    write_line,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from respipe.conversion import ConversionReport, DamagedImage, Inspection, SampleNote, VerificationReport
 
 _MOST_LISTED = 20
+
+# What may be said of a source beside its path, wherever one is named.
+Labels = Annotated[
+    Path | None, typer.Option(help="What labels images in no class folders: a devkit, or a file of name,label.")
+]
+Split = Annotated[str | None, typer.Option(help="Of a source that holds train and val.")]
+Format = Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")]
+LabelField = Annotated[str | None, typer.Option(help="The source's name for the label; '' for no labels.")]
 
 MaxPixels = Annotated[
     int | None,
@@ -26,7 +44,7 @@ Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: on
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A folder with one subfolder per class, a tar or zip of them, or a .beton file.")
+        Path, typer.Argument(help="A class folder, tar, zip, Parquet or manifest, tar shards, or a .beton file.")
     ],
     target: Annotated[Path, typer.Argument(help="The .beton file to make; with --shards the folder.")],
     levels: Annotated[
@@ -56,12 +74,10 @@ def convert(
         Path | None,
         typer.Option(help="Number classes as this data or checkpoint does, matched by name."),
     ] = None,
-    format: Annotated[str | None, typer.Option(help="Of the source, where several could be meant.")] = None,
-    label_field: Annotated[str | None, typer.Option(help="The source's name for the label; '' for no labels.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="What labels images in no class folders: a devkit, or a file of name,label.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a source that holds train and val.")] = None,
+    format: Format = None,
+    label_field: LabelField = None,
+    labels: Labels = None,
+    split: Split = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Make a folder of so many .beton files.")] = None,
     part: Annotated[
         Any, typer.Option(parser=parse_part, metavar="I/N", help="Of the shards make the I-th of N parts, from 0 on.")
@@ -100,7 +116,8 @@ def convert(
     }
     error: TooManyCorruptError | None = None
     try:
-        with progress("converting") as on_progress:
+        with progress_of_parts() as on_progress:
+            expected = _expected_size(target)
             report = convert_images(
                 source,
                 target,
@@ -109,7 +126,7 @@ def convert(
                 allow_corrupt=allow_corrupt,
                 max_pixels=max_pixels,
                 overwrite=overwrite,
-                progress=on_progress,
+                progress=lambda done, total: on_progress(f"converting{expected(done, total)}", done, total),
             )
     except TooManyCorruptError as too_many:
         report, error = too_many.report, too_many
@@ -146,16 +163,22 @@ def verify(
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or a class folder.")],
+    path: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or anything that can be converted.")],
+    format: Format = None,
+    label_field: LabelField = None,
+    labels: Labels = None,
+    split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a .beton file or a class folder holds.
+    """Show what a .beton file holds, or what a source would give before it is converted.
 
     Example: respipe inspect train.beton
+
+    Before converting: respipe inspect ILSVRC2012_img_train.tar
     """
     from respipe.conversion import inspect as inspect_dataset
 
-    report = inspect_dataset(path)
+    report = inspect_dataset(path, format=format, label_field=label_field, labels=labels, split=split)
     if as_json:
         write_json(report.to_dict())
     else:
@@ -204,6 +227,23 @@ def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
         )
         for command in ("inspect", "verify", "bench"):
             write_line(f"  respipe {command} {target}")
+        write_line(f"  respipe train trd_imagenet --data {target} --val VAL.beton --output run")
+        write_line(f"or in Python: respipe.Loader({report.target!r}, schedule, batch_size=256)")
+
+
+def _expected_size(target: Path) -> Callable[[int, int], str]:
+    """Gives what the target will take, as far as the part of it tells that is there: read once a second."""
+    last, text = float("-inf"), ""
+
+    def expected(done: int, total: int) -> str:
+        nonlocal last, text
+        if done and time.monotonic() - last > 1:
+            last, partial = time.monotonic(), Path(f"{target}.partial")
+            there = next((path for path in (partial, target) if path.exists()), None)
+            text = "" if there is None else f" to about {num_bytes(bytes_on_disk(there) * total / done)}"
+        return text
+
+    return expected
 
 
 def _show_verification(report: VerificationReport) -> None:
@@ -230,14 +270,22 @@ def _show_verification(report: VerificationReport) -> None:
 
 def _show_inspection(report: Inspection) -> None:
     made_by = f" written by {report.writer}" if report.writer else ""
-    write_line(f"{report.path}: {report.kind}{made_by}, {num_bytes(report.num_bytes)}", style="bold")
-    classes = f"{len(report.classes):,} classes" if report.classes else f"{report.num_labels:,} distinct labels"
-    if not report.num_labels:
+    is_source = report.converted_bytes is not None
+    size = f"about {num_bytes(report.num_bytes)} of images" if is_source else num_bytes(report.num_bytes)
+    write_line(f"{report.path}: {report.kind}{made_by}, {size}", style="bold")
+    labels = "labels known when read" if report.num_labels is None else f"{report.num_labels:,} distinct labels"
+    classes = f"{len(report.classes):,} classes" if report.classes else labels if report.fields else "no labels"
+    if report.num_labels == 0:
         classes = "no labels"
-    write_line(f"{report.num_samples:,} samples, {classes}, {'with' if report.has_checksums else 'without'} checksums")
+    checksums = "" if is_source else f", {'with' if report.has_checksums else 'without'} checksums"
+    write_line(f"{report.num_samples:,} samples, {classes}{checksums}")
     if report.classes:
         more = f", ... {report.classes[-1]}" if len(report.classes) > _MOST_LISTED else ""
         write_line(f"classes: {', '.join(report.classes[:_MOST_LISTED])}{more}")
+    for title, values in (("fields", report.fields), ("passed over", report.passed_over)):
+        if values:
+            write_line(f"{title}: " + ", ".join(f"{name} ({value})" for name, value in values.items()))
+    _list("Cannot be converted", report.faults)
     write_line()
     write_table(
         ("level", "images", "median size", "sides", "size", "per image", "raw", "tiled"),
@@ -257,7 +305,10 @@ def _show_inspection(report: Inspection) -> None:
         left=("level",),
     )
     if report.num_examined < report.num_samples:
-        write_line(f"tiled: of {report.num_examined:,} samples, spread evenly over all")
+        what = "sizes" if is_source else "tiled"
+        write_line(f"{what}: of {report.num_examined:,} samples, spread evenly over all")
+    if report.converted_bytes is not None:
+        write_line(f"converted: about {num_bytes(report.converted_bytes)} with the default levels")
     if intervals := sorted({interval for level in report.levels for interval in level.restart_intervals}):
         write_line(f"restart intervals: {', '.join(map(str, intervals))} MCUs")
     write_line(report.decoding)

@@ -234,7 +234,7 @@ def _check_labels(source: Source) -> None:
             )
 
 
-def _known_faults(source: Source) -> dict[int, str]:
+def known_faults(source: Source) -> dict[int, str]:
     """What is known to be wrong with some samples' fields before any image is read."""
     whole, start = (source.whole, source.start) if isinstance(source, Portion) else (source, 0)
     known = [column.values.faults for column in whole.fields.values() if isinstance(column.values, Faulty)]
@@ -326,7 +326,7 @@ class _Conversion:
         if not self._log.exists():
             self._check_free()
         start = time.perf_counter()
-        if len(faults := _known_faults(opened)) > self.run.allow_corrupt:
+        if len(faults := known_faults(opened)) > self.run.allow_corrupt:
             notes = (SampleNote(index=i, name=opened.name(i), reason=fault) for i, fault in sorted(faults.items()))
             found = make_report([], opened, settings, self.target, 0, 0.0)
             found = replace(found, quarantined=tuple(notes))

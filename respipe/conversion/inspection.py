@@ -1,25 +1,38 @@
-"""What a stored dataset holds, at a glance."""
+"""What a stored dataset or a source holds, at a glance."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.conversion.engine import known_faults
+from respipe.conversion.pyramid import build_pyramid
+from respipe.conversion.report import SampleNote
+from respipe.conversion.settings import ConversionSettings
+from respipe.conversion.sources.base import Source, SourceOptions, open_source, source_spec
+from respipe.conversion.sources.columns import Faulty
+from respipe.errors import CorruptImageError
 from respipe.jpeg.header import JpegError, read_header
 from respipe.jpeg.index import read_index
 from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.dataset import Dataset
+from respipe.storage.dataset import Dataset, Records
+from respipe.storage.fields import Kind
 from respipe.storage.folder import FolderDataset
 from respipe.storage.open import Data, open_dataset
+from respipe.storage.remote import is_url
 from respipe.storage.shards import ShardedDataset
+from respipe.storage.upright import BrokenImageError, decode
 
 # Enough samples to tell what all are like, few enough to be read from a slow disk in a moment.
 _MOST_EXAMINED = 256
+# The same where each is decoded and encoded: bytes per image are then known to about a tenth.
+_MOST_DECODED = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,23 +70,28 @@ class LevelSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What a stored dataset holds.
+    """What a stored dataset, or a source of conversions, holds.
 
     Args:
-        path: the file or folder.
-        kind: "beton", "shards" or "folder".
-        writer: what wrote the file: "respipe 0.1.0", or "FFCV" for files without respipe's appendix; None for folders.
+        path: the file or folder, or a name for what is no path.
+        kind: "beton", "shards", "folder", or what a source is, "tar of class archives".
+        writer: what wrote the file: "respipe 0.1.0", or "FFCV" for files without respipe's appendix; None for sources.
         num_samples: samples in it.
-        classes: class names, or None where the file has none.
-        num_labels: distinct labels.
-        levels: stored resolutions, largest first.
-        num_examined: samples whose headers were read, spread evenly over all.
+        classes: class names, or None where there are none.
+        num_labels: distinct labels; None where they are known only when a sample is read.
+        fields: kind of each field beside the image, by name, such as "class" or "text".
+        levels: stored resolutions, largest first. Of a source the images as they are, told from those examined.
+        num_examined: samples whose headers were read, or that of a source were decoded, spread evenly over all.
         decoding: a sentence on how much of an image must be decoded for a crop, and what would make it less.
-        num_bytes: of the file, or files, or of all files of the folder.
+        num_bytes: of the file, or files, or of all files of the folder; of another source about that of its images.
         has_checksums: whether changed bytes can be found without decoding.
         settings: the conversion's settings, where recorded.
         source: what was converted, where recorded.
         fingerprint: changes with the samples or their order.
+        passed_over: what a source leaves out, ".txt files", and how many.
+        faults: samples of a source that cannot be converted, as far as that is known: those that lack something, and
+            those among the examined ones that cannot be decoded.
+        converted_bytes: about what a conversion of a source makes, with the default settings; None for other data.
     """
 
     path: str
@@ -81,7 +99,8 @@ class Inspection:
     writer: str | None
     num_samples: int
     classes: tuple[str, ...] | None
-    num_labels: int
+    num_labels: int | None
+    fields: dict[str, Kind]
     levels: tuple[LevelSummary, ...]
     num_examined: int
     decoding: str
@@ -90,6 +109,9 @@ class Inspection:
     settings: dict[str, Any] | None
     source: dict[str, Any] | None
     fingerprint: str
+    passed_over: dict[str, int] = field(default_factory=dict[str, int])
+    faults: tuple[SampleNote, ...] = ()
+    converted_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -99,16 +121,52 @@ class Inspection:
         return values
 
 
-def inspect(path: Data) -> Inspection:
-    """Look into a ``.beton``, several of them, or a class folder, reading tables and some images' headers only.
+def inspect(
+    path: Data | Source | object,
+    *,
+    format: str | None = None,
+    label_field: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+) -> Inspection:
+    """Look into what is stored or can be converted, reading tables, indices and some images only.
+
+    Args:
+        path: a ``.beton``, several of them, a class folder, or any source of :func:`respipe.convert`.
+        format, label_field, labels, split: see :func:`respipe.convert`.
 
     Raises:
         StorageError: there is nothing at the path, or its structure is damaged.
     """
-    dataset = open_dataset(path)
+    options = SourceOptions(label_field=label_field, labels=labels, split=split)
+    if _is_stored(path, format, options):
+        return _of_dataset(open_dataset(cast("Data", path)))
+    source = open_source(path, format=format, options=options)
+    if not isinstance(path, (str, os.PathLike)):
+        return _of_source(source, type(path).__name__, 'respipe.convert(..., "TARGET.beton")')
+    name = os.fspath(cast("str", path))
+    said = {"format": format, **options.given()}
+    flags = "".join(
+        f" --{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in said.items() if value is not None
+    )
+    return _of_source(source, name, f"respipe convert {shlex.quote(name)} TARGET.beton{flags}")
+
+
+def _is_stored(path: object, format: str | None, options: SourceOptions) -> bool:
+    if is_url(path):
+        return True
+    if isinstance(path, (str, os.PathLike)):
+        spec = source_spec(os.fspath(cast("str", path)), format, options)
+        return spec.format == "beton" or (spec.format == "folder" and not options.given())
+    if isinstance(path, (list, tuple)):
+        return all(isinstance(one, (str, os.PathLike)) for one in cast("Sequence[object]", path))
+    return hasattr(path, "levels")
+
+
+def _of_dataset(dataset: Dataset) -> Inspection:
     beton = dataset if isinstance(dataset, (BetonDataset, ShardedDataset)) else None
     attributes = beton.attributes if beton else {}
-    examined = np.unique(np.linspace(0, len(dataset) - 1, _MOST_EXAMINED).astype(np.int64))
+    examined = _spread(len(dataset), _MOST_EXAMINED)
     levels = tuple(_summary(dataset, number, examined) for number in range(len(dataset.levels)))
     return Inspection(
         path=str(dataset.path),
@@ -117,6 +175,7 @@ def inspect(path: Data) -> Inspection:
         num_samples=len(dataset),
         classes=dataset.classes,
         num_labels=0 if dataset.labels is None else len(np.unique(dataset.labels, axis=0)),
+        fields=_kinds(dataset),
         levels=levels,
         num_examined=len(examined),
         decoding=_decoding(dataset, attributes),
@@ -126,6 +185,71 @@ def inspect(path: Data) -> Inspection:
         source=attributes.get("source"),
         fingerprint=dataset.fingerprint,
     )
+
+
+def _of_source(source: Source, path: str, command: str) -> Inspection:
+    settings, missing = ConversionSettings(), known_faults(source)
+    faults = dict(missing)
+    sizes: list[tuple[int, int, int, int]] = []  # height, width, bytes, bytes when converted
+    examined = _spread(len(source), _MOST_DECODED)
+    for index in examined.tolist():
+        try:
+            data = source.read(index)
+            image = decode(data).image
+            stored = {id(one): len(one.data) for one in build_pyramid(data, settings).images}  # levels may share one
+            sizes.append((image.height, image.width, len(data), sum(stored.values())))
+        except (CorruptImageError, BrokenImageError) as error:
+            faults.setdefault(index, str(error))
+    heights, widths, lengths, converted = np.array(sizes or [(0, 0, 0, 0)], np.int64).T
+    label = source.fields.get("label")
+    values: object = None if label is None else label.values
+    values = values.values if isinstance(values, Faulty) else values
+    known = None
+    if isinstance(values, np.ndarray):
+        known = len(np.unique(np.delete(cast("NDArray[Any]", values), [*missing], axis=0), axis=0))
+    about = round(float(lengths.mean()) * len(source))
+    return Inspection(
+        path=path,
+        kind=source.kind,
+        writer=None,
+        num_samples=len(source),
+        classes=None if label is None else label.classes,
+        num_labels=0 if label is None else known,
+        fields=_kinds(source),
+        levels=(
+            LevelSummary(
+                name="image",
+                median_height=float(np.median(heights)),
+                median_width=float(np.median(widths)),
+                smallest_side=int(min(heights.min(), widths.min())),
+                largest_side=int(max(heights.max(), widths.max())),
+                num_images=len(source),
+                num_bytes=about,
+                raw_share=0.0,
+                tiled_share=0.0,
+                restart_intervals=(),
+            ),
+        ),
+        num_examined=len(examined),
+        decoding=f"Nothing is decoded in part before it is converted: `{command}`.",
+        num_bytes=about,
+        has_checksums=False,
+        settings=None,
+        source=None,
+        fingerprint=source.fingerprint,
+        passed_over=dict(getattr(source, "passed_over", {})),
+        faults=tuple(SampleNote(index=i, name=source.name(i), reason=faults[i]) for i in sorted(faults)),
+        converted_bytes=round(float(converted.mean()) * len(source)),
+    )
+
+
+def _spread(number: int, most: int) -> NDArray[np.int64]:
+    """Some numbers of samples, spread evenly over all."""
+    return np.unique(np.linspace(0, number - 1, most).astype(np.int64)) if number else np.zeros(0, np.int64)
+
+
+def _kinds(records: Records) -> dict[str, Kind]:
+    return {name: column.kind for name, column in records.fields.items()}
 
 
 def _decoding(dataset: Dataset, attributes: Mapping[str, Any]) -> str:

@@ -191,7 +191,7 @@ def refuse_splits(root: Path) -> None:
         )
         raise StorageError(
             f"{root} must hold one subfolder per class; it holds the splits {', '.join(splits)}. Name one of them: "
-            f"{commands}{', or ' if commands else ''}convert it with `--split {next(iter(splits))}` (`split=`)."
+            f"{commands}{', or ' if commands else ''}convert it with `--split {max(splits)}` (`split=`)."
         )
 
 

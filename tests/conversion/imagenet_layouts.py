@@ -104,6 +104,13 @@ def kaggle_tree(folder: Path, target: Path) -> Path:
     return target
 
 
+def torchvision_root(folder: Path, target: Path) -> Path:
+    target.mkdir()
+    validation_tar(folder, target / "ILSVRC2012_img_val.tar")
+    packed_devkit(folder, target / "ILSVRC2012_devkit_t12.tar.gz")
+    return target
+
+
 def packed(tree: Path, target: Path, name: str = ".") -> Path:
     with tarfile.open(target, "w") as archive:
         archive.add(tree, name)

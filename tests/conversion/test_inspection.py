@@ -13,6 +13,7 @@ import respipe
 from respipe.conversion import convert, inspect, inspection
 from respipe.errors import StorageError
 from respipe.storage import BetonDataset
+from tests.conversion import imagenet_layouts as imagenet
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import LEVELS, convert_small
 from tests.storage.plain_beton import write_plain_beton
@@ -114,6 +115,34 @@ def test_few_of_many_samples_are_examined(jpeg_folder: Path, tmp_path: Path, mon
     monkeypatch.setattr(inspection, "_MOST_EXAMINED", 4)
     assert inspect(Counting(tmp_path / "x.beton")).num_examined == 4
     assert read == [(level, index) for level in range(3) for index in (0, 5, 11, 17)]
+
+
+def test_sources_are_understood_before_they_are_converted(jpeg_folder: Path, tmp_path: Path) -> None:
+    imagenet.validation_tar(jpeg_folder, tmp_path / "val.tar")
+    labels = imagenet.table(jpeg_folder, tmp_path / "labels.csv", "{name},{label}\n")
+    labels.write_text(labels.read_text() + "nowhere.jpg,ant\n")
+    found = inspect(tmp_path / "val.tar", labels=labels)
+    assert (found.kind, found.num_samples, found.num_labels) == ("tar of images with labels of labels.csv", 19, 3)
+    assert (found.classes, found.fields, found.passed_over) == (("ant", "bee", "cat"), {"label": "class"}, {})
+    assert [note.name for note in found.faults] == ["nowhere.jpg"]
+    assert (found.levels[0].smallest_side, found.levels[0].largest_side, found.num_examined) == (40, 200, 19)
+    assert f"`respipe convert {tmp_path / 'val.tar'} TARGET.beton --labels {labels}`" in found.decoding
+    assert found.converted_bytes is not None
+    report = convert(tmp_path / "val.tar", tmp_path / "x.beton", labels=labels, allow_corrupt=1, num_workers=0)
+    assert found.converted_bytes == pytest.approx(report.num_bytes * 19 / 18, abs=1)
+    assert json.loads(json.dumps(found.to_dict()))["converted_bytes"] == found.converted_bytes
+    assert inspect([(smooth_image(40, 30, seed=0), 0.5)] * 2).fields == {"label": "float"}
+    with pytest.raises(StorageError, match=r"give it with `labels=`"):
+        inspect(tmp_path / "val.tar")
+
+
+def test_damage_that_is_met_while_looking_is_told(jpeg_folder: Path, tmp_path: Path) -> None:
+    imagenet.flat_folder(jpeg_folder, tmp_path / "val")
+    (tmp_path / "val" / imagenet.validation_name(5)).write_bytes(b"")
+    (tmp_path / "val/notes.txt").touch()
+    found = inspect(tmp_path / "val", label_field="")
+    assert (found.kind, found.fields, found.num_labels, found.passed_over) == ("flat folder", {}, 0, {".txt files": 1})
+    assert [(note.index, note.reason) for note in found.faults] == [(4, "the file is empty")]
 
 
 def test_missing_path_is_an_error(tmp_path: Path) -> None:

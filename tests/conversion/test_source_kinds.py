@@ -109,6 +109,10 @@ LAYOUTS: dict[str, tuple[str, Layout]] = {
         "flat folder with labels of LOC_val_solution.csv",
         lambda folder, work: (imagenet.kaggle_tree(folder, work / "k") / "ILSVRC", {"split": "val"}),
     ),
+    "torchvision's val": (
+        "tar of images with labels of ILSVRC2012_devkit_t12.tar.gz",
+        lambda folder, work: (imagenet.torchvision_root(folder, work / "root"), {"split": "val"}),
+    ),
     "packed train": (
         "tar of class folders",
         lambda folder, work: (

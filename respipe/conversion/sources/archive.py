@@ -278,7 +278,8 @@ def _is_archive(given: Any) -> bool:
     )
 
 
-def _open(given: str, options: SourceOptions) -> Source:
+def open_archive(given: str, options: SourceOptions) -> Source:
+    """An archive, with the labels of a file where one is given."""
     source = ArchiveSource(given, split=options.split, flat=is_flat(options))
     if options.labels is None:
         return source
@@ -295,7 +296,7 @@ SPEC = SourceSpec(
     format="archive",
     title="a tar or zip of class folders, or of images with a file of their labels, or a tar of one tar per class",
     recognise=_is_archive,
-    open=_open,
+    open=open_archive,
     options=frozenset({"labels", "label_field", "split"}),
     glance=_glance,
 )

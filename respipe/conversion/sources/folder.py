@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from respipe.conversion.sources.archive import open_archive
 from respipe.conversion.sources.base import Source, SourceOptions, SourceSpec
 from respipe.conversion.sources.labels import is_flat, with_label_file
 from respipe.errors import CorruptImageError, StorageError
@@ -56,6 +58,10 @@ class FolderSource:
 def _open(given: str, options: SourceOptions) -> Source:
     root, labels, flat = Path(given), options.labels, is_flat(options)
     if options.split is not None:
+        download = root / f"ILSVRC2012_img_{options.split}.tar"
+        if download.is_file():
+            labels = labels or (_devkit_in([root]) if options.split == "val" else None)
+            return open_archive(str(download), replace(options, labels=labels, split=None))
         splits = find_splits(root) or {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
         if options.split not in splits:
             raise StorageError(
@@ -74,16 +80,15 @@ def _labels_of(split: Path) -> Path | None:
     tree = split.absolute().parent
     if tree.name != "CLS-LOC" or split.name == "train":
         return None
-    places = [
-        *(folder / f"LOC_{split.name}_solution.csv" for folder in tree.parents[:3]),
-        tree.parents[1] / "Annotations/CLS-LOC" / split.name,
-        *(
-            folder / name
-            for folder in tree.parents[:3]
-            for name in ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12.tar.gz")
-        ),
-    ]
-    return next((place for place in places if place.exists()), None)
+    around = tree.parents[:3]
+    places = [*(folder / f"LOC_{split.name}_solution.csv" for folder in around)]
+    places.append(around[1] / "Annotations/CLS-LOC" / split.name)
+    return next((place for place in places if place.exists()), None) or _devkit_in(around)
+
+
+def _devkit_in(folders: Sequence[Path]) -> Path | None:
+    names = ("ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12.tar.gz")
+    return next((place for folder in folders for name in names if (place := folder / name).exists()), None)
 
 
 SPEC = SourceSpec(
