@@ -163,7 +163,9 @@ def verify(
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A .beton file, a folder or URL of several, or anything that can be converted.")],
+    path: Annotated[
+        str, typer.Argument(help="A .beton file, a folder or URL of several, or anything that can be converted.")
+    ],
     format: Format = None,
     label_field: LabelField = None,
     labels: Labels = None,
