@@ -15,14 +15,17 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
+from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ResizedCenterCrop, ShiftedCenterCrop, WholeImage
 from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.schedules import RSNet, Schedule
 from respipe.schedules.parsing import SCHEDULES, schedule_from_config
 
 RECIPES = Path(__file__).parent / "recipes"
 
-CROPS = {crop.__name__: crop for crop in (CenterCrop, RandomCrop, RandomResizedCrop, ShiftedCenterCrop, WholeImage)}
+CROPS = {
+    crop.__name__: crop
+    for crop in (CenterCrop, RandomCrop, RandomResizedCrop, ResizedCenterCrop, ShiftedCenterCrop, WholeImage)
+}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,7 +44,9 @@ class CropChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: Literal["CenterCrop", "RandomCrop", "RandomResizedCrop", "ShiftedCenterCrop", "WholeImage"]
+    name: Literal[
+        "CenterCrop", "RandomCrop", "RandomResizedCrop", "ResizedCenterCrop", "ShiftedCenterCrop", "WholeImage"
+    ]  # fmt: skip
 
     @model_validator(mode="after")
     def _check(self) -> CropChoice:

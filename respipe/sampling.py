@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ShiftedCenterCrop, WholeImage
+from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ResizedCenterCrop, ShiftedCenterCrop, WholeImage
 from respipe.planning.epoch import EpochPlan, plan_epoch
 from respipe.planning.order import class_balanced
 from respipe.planning.policy import Blocks, SamplingPolicy
@@ -17,6 +17,7 @@ __all__ = [
     "EpochPlan",
     "RandomCrop",
     "RandomResizedCrop",
+    "ResizedCenterCrop",
     "SamplingPolicy",
     "ShiftedCenterCrop",
     "WholeImage",

@@ -11,7 +11,7 @@ from torch import nn
 import respipe
 from respipe.cli.arguments import parse_sizes
 from respipe.model.loading import build_model
-from respipe.sampling import WholeImage
+from respipe.sampling import CenterCrop, ResizedCenterCrop, WholeImage
 from tests.test_cli import error_of, report_of, run
 
 NAME = "cifar:resnet8"
@@ -150,3 +150,24 @@ def test_what_is_no_size_is_refused(weights: Path, jpeg_folder: Path, text: str)
     result = run("evaluate", weights, jpeg_folder, "--model", NAME, "--sizes", text)
     assert result.exit_code == 2
     assert "must be" in result.stderr
+
+
+def test_images_of_a_timm_model_are_those_of_its_configuration(jpeg_folder: Path, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    weights, numbers, answers = tmp_path / "weights.pth", tmp_path / "numbers.txt", tmp_path / "answers.csv"
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    torch.save(network.state_dict(), weights)
+    numbers.write_text("3\n1\n")
+    report = report_of(
+        "evaluate", weights, jpeg_folder, "--model", "timm:test_efficientnet", "--indices", numbers, "--predictions", answers,
+        *CPU,
+    )  # fmt: skip
+    config = network.pretrained_cfg
+    assert report["crop"] == repr(ResizedCenterCrop(config["crop_pct"], config.get("crop_mode") or "center"))
+    assert report["interpolation"] == config["interpolation"] == "bicubic"
+    assert [row["size"] for row in report["runs"][0]["results"]] == [config["input_size"][-1]]
+    assert report["num_samples"] == 2
+    assert [line.split(",")[0] for line in answers.read_text().splitlines()] == ["index", "1", "3"]
+    theirs = report_of("evaluate", weights, jpeg_folder, "--model", "timm:test_efficientnet", "--crop", "CenterCrop",
+        "--interpolation", "bilinear", "--sizes", "64", *CPU)  # fmt: skip
+    assert (theirs["crop"], theirs["interpolation"]) == (repr(CenterCrop()), "bilinear")

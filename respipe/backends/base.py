@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ ROW = np.dtype([(name, np.int64) for name in ("buffer", "offset", "length", "hei
 raw pixels, 0 for an encoded image. An image that is a file of its own has buffer -1, and no offset and length."""
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+"""The filter that crops are resized with, widened where it makes them smaller, so that nothing aliases."""
+
+
 class Crops(NamedTuple):
     """What compiled loops are told of a range of images; see :class:`ReadJob`."""
 
@@ -26,6 +30,7 @@ class Crops(NamedTuple):
     hulls: NDArray[np.int64]
     covers: NDArray[np.int64]
     flips: NDArray[np.bool_]
+    cubic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -43,6 +48,7 @@ class ReadJob:
         flips: (B,) bool, which images to mirror.
         unchecked: (B,) bool, whose stored bytes must be checked before they are decoded. ``verify`` clears what it
             has found sound.
+        interpolation: filter of the resize.
     """
 
     sizes: tuple[int, ...]
@@ -54,18 +60,20 @@ class ReadJob:
     covers: NDArray[np.int64]
     flips: NDArray[np.bool_]
     unchecked: NDArray[np.bool_]
+    interpolation: Interpolation = "bilinear"
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def crops(self, part: slice) -> Crops:
         """Some of the images, for compiled loops."""
-        return Crops(self.rows[part], self.boxes[part], self.hulls[part], self.covers[part], self.flips[part])
+        cubic = self.interpolation == "bicubic"
+        return Crops(self.rows[part], self.boxes[part], self.hulls[part], self.covers[part], self.flips[part], cubic)
 
     def row(self, number: int) -> ReadJob:
         """The job of one image alone."""
         only = slice(number, number + 1)
-        arrays = {name: getattr(self, name)[only] for name in self.__slots__ if name != "sizes"}
+        arrays = {name: getattr(self, name)[only] for name in self.__slots__ if name not in ("sizes", "interpolation")}
         return replace(self, **arrays)
 
 
@@ -83,8 +91,8 @@ class Backend(Protocol):
     """Decodes read jobs in the order they were submitted. Draws nothing at random and keeps no notion of size.
 
     The pixels of an image are defined as: crop the stored level to the box's integer hull (what lies outside the image
-    is black), resize the box within that hull to S x S with an antialiased bilinear (triangle) filter that sees the
-    hull only, then mirror. ``reference`` computes exactly that with Pillow; the others stay within the tolerances of
+    is black), resize the box within that hull to S x S with an antialiased filter, bilinear (a triangle) or bicubic
+    (Keys, a = -1/2), that sees the hull only, then mirror. ``reference`` computes exactly that with Pillow; the others stay within the tolerances of
     the contract suite.
 
     Calls come from one thread at a time. ``submit`` may be called several times before ``collect``.
@@ -156,6 +164,7 @@ class BackendSpec:
         refuse: for a dataset, None where the backend can read it, else an error message that says why not and what to
             do instead.
         build: makes the backend for a dataset that it does not refuse.
+        interpolations: what it can resize with.
     """
 
     name: str
@@ -166,6 +175,7 @@ class BackendSpec:
     priority: Callable[[torch.device], int]
     refuse: Callable[[Dataset], str | None]
     build: BuildBackend
+    interpolations: tuple[Interpolation, ...] = ("bilinear",)
 
 
 def verify(dataset: Dataset, job: ReadJob, part: slice) -> None:

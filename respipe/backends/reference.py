@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from respipe.backends.base import Backend, BackendSpec, Outputs, ReadJob, corrupt_image
+from respipe.backends.base import Backend, BackendSpec, Interpolation, Outputs, ReadJob, corrupt_image
 from respipe.backends.pool import PooledBackend
 from respipe.storage.dataset import Dataset
 from respipe.storage.upright import BrokenImageError, decode
@@ -20,7 +20,9 @@ def decode_part(dataset: Dataset, job: ReadJob, part: slice, outputs: Outputs) -
     for row in range(part.start, part.stop):
         image = decode_upright(dataset, int(job.indices[row]), int(job.levels[row]))
         for output, box, hull in zip(outputs, job.boxes[row], job.hulls[row], strict=True):
-            output[row] = crop_and_resize(image, box, hull, size=output.shape[1], flip=bool(job.flips[row]))
+            output[row] = crop_and_resize(
+                image, box, hull, size=output.shape[1], flip=bool(job.flips[row]), interpolation=job.interpolation
+            )
 
 
 def _build(dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend:
@@ -36,6 +38,7 @@ SPEC = BackendSpec(
     priority=lambda _: 0,
     refuse=lambda _: None,
     build=_build,
+    interpolations=("bilinear", "bicubic"),
 )
 
 
@@ -63,7 +66,15 @@ def decode_upright(dataset: Dataset, index: int, level: int = 0) -> Image.Image:
     return image
 
 
-def crop_and_resize(image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *, size: int, flip: bool) -> np.ndarray:
+def crop_and_resize(
+    image: Image.Image,
+    box: np.ndarray,
+    box_hull: np.ndarray,
+    *,
+    size: int,
+    flip: bool,
+    interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
     """Crop an RGB image to a box and resize it: the definition that every backend follows.
 
     Args:
@@ -72,6 +83,7 @@ def crop_and_resize(image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *
         box_hull: (4,) int64, its integer hull.
         size: side of the output.
         flip: mirror left to right.
+        interpolation: filter of the resize.
 
     Returns:
         (size, size, 3) uint8.
@@ -80,6 +92,6 @@ def crop_and_resize(image: Image.Image, box: np.ndarray, box_hull: np.ndarray, *
     cropped = image.crop((left, top, left + width, top + height))
     y, x = float(box[0]) - top, float(box[1]) - left
     edges = (max(x, 0.0), max(y, 0.0), min(x + float(box[3]), width), min(y + float(box[2]), height))
-    resized = cropped.resize((size, size), Image.Resampling.BILINEAR, box=edges)
+    resized = cropped.resize((size, size), Image.Resampling[interpolation.upper()], box=edges)
     pixels = np.asarray(resized)
     return pixels[:, ::-1].copy() if flip else pixels

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from respipe import backends
-from respipe.backends.base import Backend, BackendSpec
+from respipe.backends.base import Backend, BackendSpec, Interpolation
 from respipe.errors import MissingBackendError
 from respipe.storage.dataset import Dataset
 
@@ -49,7 +49,14 @@ def available_backends() -> list[BackendStatus]:
     ]
 
 
-def make_backend(name: str, dataset: Dataset, *, device: torch.device, num_threads: int) -> Backend:
+def make_backend(
+    name: str,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    num_threads: int,
+    interpolation: Interpolation = "bilinear",
+) -> Backend:
     """Build a backend.
 
     Args:
@@ -57,17 +64,24 @@ def make_backend(name: str, dataset: Dataset, *, device: torch.device, num_threa
         dataset: where the images are.
         device: where batches will be used; only "dali" decodes on a GPU.
         num_threads: decoding threads.
+        interpolation: what it must be able to resize with.
 
     Raises:
-        ValueError: there is no such backend, or it cannot read this dataset.
+        ValueError: there is no such backend, or it cannot read this dataset or resize so.
         MissingBackendError: what it needs is not installed.
     """
     found = specs()
-    spec = _choose(dataset, device) if name == "auto" else found.get(name)
+    spec = _choose(dataset, device, interpolation) if name == "auto" else found.get(name)
     if spec is None:
         raise ValueError(f"`backend` must be one of {('auto', *found)}; got {name!r}.")
     if (refusal := spec.refuse(dataset)) is not None:
         raise ValueError(refusal)
+    if interpolation not in spec.interpolations:
+        able = [other.name for other in found.values() if interpolation in other.interpolations]
+        raise ValueError(
+            f"`interpolation` must be {' or '.join(spec.interpolations)} with backend {spec.name!r}; got "
+            f"{interpolation!r}. Choose one of the backends {able}."
+        )
     try:
         return spec.build(dataset, device=device, num_threads=num_threads)
     except ImportError as error:
@@ -98,8 +112,9 @@ def specs() -> dict[str, BackendSpec]:
     return found
 
 
-def _choose(dataset: Dataset, device: torch.device) -> BackendSpec:
-    readers = [spec for spec in _by_priority(device) if spec.refuse(dataset) is None]
+def _choose(dataset: Dataset, device: torch.device, interpolation: Interpolation) -> BackendSpec:
+    able = (spec for spec in _by_priority(device) if interpolation in spec.interpolations)
+    readers = [spec for spec in able if spec.refuse(dataset) is None]
     chosen = next(spec for spec in readers if _is_installed(spec))
     if chosen.priority(device) > 0:
         logger.info(

@@ -5,13 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.base import ROW, ReadJob
+from respipe.backends.base import ROW, Interpolation, ReadJob
 from respipe.planning.batch import BatchPlan
-from respipe.planning.boxes import cover, hull, scale_boxes
+from respipe.planning.boxes import cover, hull, scale_boxes, widened
 from respipe.storage.dataset import Dataset
 
+# Pixels of output that a filter reaches to either side.
+_REACH: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 
-def route(dataset: Dataset, plan: BatchPlan, *, margin: float = 1.0) -> ReadJob:
+
+def route(
+    dataset: Dataset,
+    plan: BatchPlan,
+    *,
+    margin: float = 1.0,
+    interpolation: Interpolation = "bilinear",
+    context: bool = False,
+) -> ReadJob:
     """Choose the level that each image of a batch is read from, and look up everything that decoding it needs.
 
     That is the smallest level on which the crop is still at least ``margin`` x S pixels on both sides, S being the
@@ -22,6 +32,8 @@ def route(dataset: Dataset, plan: BatchPlan, *, margin: float = 1.0) -> ReadJob:
         dataset: where the images are.
         plan: the batch, with boxes in pixels of ``dataset.levels[0]``.
         margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
+        interpolation: filter of the resize.
+        context: whether the filter sees beyond the box, as that of an image that is resized as a whole and then cropped.
     """
     sizes = plan.step.decoded.sizes
     shapes = np.empty((len(dataset.levels), 2, len(plan)), np.int64)
@@ -31,6 +43,10 @@ def route(dataset: Dataset, plan: BatchPlan, *, margin: float = 1.0) -> ReadJob:
     height, width = shapes[chosen, :, np.arange(len(plan))].T
     boxes = scale_boxes(plan.boxes_by_size(), height / shapes[0, 0], width / shapes[0, 1])
     hulls = hull(boxes)
+    if context:
+        scales = np.maximum(boxes[..., 2:] / np.array(sizes)[:, None], 1)
+        sides = np.stack([height, width], axis=1)[:, None]
+        hulls = widened(hulls, np.ceil(_REACH[interpolation] * scales).astype(np.int64), sides)
     return ReadJob(
         sizes=sizes,
         indices=plan.indices,
@@ -41,6 +57,7 @@ def route(dataset: Dataset, plan: BatchPlan, *, margin: float = 1.0) -> ReadJob:
         covers=cover(hulls),
         flips=plan.flips,
         unchecked=np.zeros(len(plan), np.bool_),
+        interpolation=interpolation,
     )
 
 

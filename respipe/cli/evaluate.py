@@ -15,6 +15,9 @@ from respipe.cli.console import progress, write_json, write_line
 from respipe.cli.evaluation_report import evaluation_report, show_evaluation
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from respipe.cli.subject import Subject
     from respipe.evaluation import Activations, Evaluation
     from respipe.loading.loader import Loader
@@ -60,7 +63,17 @@ def evaluate(
         typer.Option(help="imagenet, cifar10, cifar100 or none. Default: the recipe's, timm's, or imagenet."),
     ] = None,
     crop: Annotated[
-        str | None, typer.Option(help="CenterCrop or WholeImage. Default: the recipe's, or CenterCrop.")
+        str | None,
+        typer.Option(help="CenterCrop, ResizedCenterCrop or WholeImage. Default: the recipe's, timm's or CenterCrop."),
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="bilinear or bicubic. Default: timm's, or bilinear.")
+    ] = None,
+    indices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Numbers of the samples to use: .npy, or text, one on a line.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write each sample's answers to a .parquet or .csv file.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto for the GPU where there is one.")] = "auto",
@@ -83,15 +96,14 @@ def evaluate(
 
     subject = read_subject(
         checkpoint, model=model, classes=classes, sizes=sizes, train_size=train_size, normalize=normalize, crop=crop,
-        precision=precision, device=device, ema=ema,
+        interpolation=interpolation, precision=precision, device=device, ema=ema,
     )  # fmt: skip
     runtime: dict[str, Any] = {"backend": backend, "num_threads": threads}
+    common: dict[str, Any] = {**runtime, "flip": flip, "batch_size": batch_size, "indices": _indices(indices)}
     with _one_note_of_the_backend():
-        runs = {AS_TRAINED: _as_trained(subject, data, flip=flip, batch_size=batch_size, **runtime)}
+        runs = {AS_TRAINED: _as_trained(subject, data, predictions=predictions, **common)}
         if calibrate is not None:
-            runs[CALIBRATED] = _calibrated(
-                subject, data, calibrate, calibration_batches, flip=flip, batch_size=batch_size, **runtime
-            )
+            runs[CALIBRATED] = _calibrated(subject, data, calibrate, calibration_batches, **common)
         measured = _activations(subject, data, activations, **runtime)
     report = evaluation_report(subject, runs, measured, checkpoint=str(checkpoint), data=str(data), flip=flip)
     if picture is not None:
@@ -102,9 +114,18 @@ def evaluate(
         write_json(report)
     else:
         show_evaluation(report)
-        for path in (picture, activations):
+        for path in (picture, activations, predictions):
             if path is not None:
                 write_line(f"Wrote {path}")
+
+
+def _indices(path: Path | None) -> NDArray[np.int64] | None:
+    """Numbers of samples from a file."""
+    if path is None:
+        return None
+    import numpy as np
+
+    return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, np.int64, ndmin=1)
 
 
 @contextlib.contextmanager
@@ -161,8 +182,8 @@ def _activations(subject: Subject, data: str, picture: Path | None, **runtime: A
 
     with progress("activations") as on_progress:
         measured = measure_activations(
-            subject.model, data, subject.sizes, normalize=subject.normalize, crop=subject.crop, progress=on_progress,
-            **runtime,
+            subject.model, data, subject.sizes, normalize=subject.normalize, crop=subject.crop,
+            interpolation=subject.interpolation, progress=on_progress, **runtime,
         )  # fmt: skip
     plot_activations(measured, picture, train_size=subject.train_size)
     return measured
@@ -172,6 +193,7 @@ def _common(subject: Subject) -> dict[str, Any]:
     return {
         "normalize": subject.normalize,
         "crop": subject.crop,
+        "interpolation": subject.interpolation,
         "autocast": subject.autocast,
         "classes": subject.classes,
     }

@@ -35,6 +35,7 @@ def evaluation_report(
         "train_size": subject.train_size,
         "normalize": subject.normalize,
         "crop": repr(subject.crop),
+        "interpolation": subject.interpolation,
         "precision": str(subject.autocast or "torch.float32").removeprefix("torch."),
         "num_samples": next(iter(runs.values()))[0].num_samples,
         "runs": [{"name": name, "results": [result.to_dict() for result in results]} for name, results in runs.items()],
@@ -47,7 +48,9 @@ def show_evaluation(report: Mapping[str, Any]) -> None:
     """Write the report as tables."""
     flips = ", mean of the logits of image and mirror image" if report["flip"] else ""
     write_line(f"{report['model']} on {report['data']}", style="bold")
-    write_line(f"{report['num_samples']:,} samples, {report['crop']}, {report['precision']}{flips}")
+    write_line(
+        f"{report['num_samples']:,} samples, {report['crop']}, {report['interpolation']}, {report['precision']}{flips}"
+    )
     suggestion = report["suggestion"]
     notes = {report["train_size"]: "trained at"}
     if suggestion is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from respipe.checks import check_choice
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from respipe.backends.base import Interpolation
     from respipe.cost import TestSizeSuggestion
     from respipe.normalization import Normalize
     from respipe.planning.crops import Crop
@@ -35,6 +38,7 @@ class Subject:
         calibration_batch: images of a batch for calibration.
         autocast: dtype of mixed precision, None for float32.
         classes: names of the model's outputs in order, None if unknown.
+        interpolation: filter that the evaluation images are resized with.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class Subject:
     calibration_batch: int
     autocast: torch.dtype | None
     classes: tuple[str, ...] | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def read_subject(
@@ -59,6 +64,7 @@ def read_subject(
     train_size: int | None,
     normalize: str | None,
     crop: str | None,
+    interpolation: str | None,
     precision: str,
     device: str,
     ema: bool = False,
@@ -71,6 +77,7 @@ def read_subject(
     """
     import torch
 
+    from respipe.backends.base import Interpolation
     from respipe.loading.placement import check_device
     from respipe.model.loading import load_trained_model
     from respipe.sampling import CenterCrop, RandomResizedCrop
@@ -79,9 +86,12 @@ def read_subject(
     trained = load_trained_model(checkpoint, model, num_classes=classes, ema=ema)
     recipe, known = trained.recipe, _timm_config(trained.model)
     train_size = train_size or (recipe.build_schedule().base_size if recipe else known.get("train_size"))
-    sizes = sizes or (recipe.evaluation.sizes if recipe else None)
+    sizes = sizes or (recipe.evaluation.sizes if recipe else known.get("sizes"))
     if not sizes:
         raise ValueError("`--sizes` must be given where no recipe names them. Pass for example --sizes 96:448:32.")
+    interpolation = interpolation or ("bilinear" if recipe else known.get("interpolation", "bilinear"))
+    check_choice("--interpolation", interpolation, get_args(Interpolation))
+    usual = recipe.evaluation.crop.build() if recipe else known.get("crop", CenterCrop())
     if normalize is None:
         images: Normalize = recipe.data.normalize if recipe else known.get("normalize", "imagenet")
     else:
@@ -94,12 +104,13 @@ def read_subject(
         sizes=sizes,
         train_size=train_size,
         normalize=images,
-        crop=_crop(crop) if crop else recipe.evaluation.crop.build() if recipe else CenterCrop(),
+        crop=_crop(crop) if crop else usual,
         train_crop=recipe.data.crop.build() if recipe else RandomResizedCrop(),
         flip_probability=recipe.data.flip_probability if recipe else 0.5,
         calibration_batch=recipe.data.batch_size if recipe else _CALIBRATION_BATCH,
         autocast=_autocast(recipe.precision if recipe and precision == "auto" else precision, place),
         classes=trained.classes,
+        interpolation=cast("Interpolation", interpolation),
     )
 
 
@@ -107,18 +118,21 @@ def suggestion_for(subject: Subject) -> TestSizeSuggestion | None:
     """The test size that its training crops suggest; None where these keep the size of objects, or are unknown."""
     from respipe.cost import suggest_test_size
     from respipe.model.adapt import total_stride
-    from respipe.sampling import CenterCrop, RandomResizedCrop
+    from respipe.sampling import RandomResizedCrop
 
     crop = subject.train_crop
     if subject.train_size is None or not isinstance(crop, RandomResizedCrop):
         return None
-    ratio = subject.crop.ratio if isinstance(subject.crop, CenterCrop) else 1.0
+    ratio = getattr(subject.crop, "ratio", 1.0)
     stride = total_stride(subject.model, subject.train_size) or 32
     return suggest_test_size(subject.train_size, area=crop.scale, crop_ratio=ratio, stride=stride)
 
 
 def _timm_config(model: nn.Module) -> dict[str, Any]:
-    """What a model of timm says of the images that it is made for."""
+    """What a model of timm says of the images that it is made for, and that it is evaluated on by timm."""
+    from respipe.backends.base import Interpolation
+    from respipe.sampling import ResizedCenterCrop
+
     config = cast(object, getattr(model, "pretrained_cfg", None))
     if not isinstance(config, Mapping):
         return {}
@@ -126,6 +140,11 @@ def _timm_config(model: nn.Module) -> dict[str, Any]:
     known: dict[str, Any] = {"train_size": int(config.get("input_size", (3, _TIMM_DEFAULT, _TIMM_DEFAULT))[-1])}
     if "mean" in config and "std" in config:
         known["normalize"] = tuple(config["mean"]), tuple(config["std"])
+    if config.get("interpolation") in get_args(Interpolation):
+        known["interpolation"] = config["interpolation"]
+    if config.get("crop_pct"):
+        known["crop"] = ResizedCenterCrop(config["crop_pct"], config.get("crop_mode") or "center")
+        known["sizes"] = (known["train_size"],)
     return known
 
 

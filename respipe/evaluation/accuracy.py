@@ -9,13 +9,17 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import ArrayLike
 from torch import nn
 
+from respipe.backends.base import Interpolation
 from respipe.checks import check_int
 from respipe.cost.macs import counted
 from respipe.evaluation.passes import Pass, plan_passes
+from respipe.evaluation.predictions import Predictions
 from respipe.loading.loader import Loader
 from respipe.model.network import device_of, evaluation_mode, unwrapped
 from respipe.normalization import Normalize
@@ -66,6 +70,9 @@ def evaluate(
     autocast: torch.dtype | None = None,
     normalize: Normalize = "imagenet",
     crop: Crop | None = None,
+    interpolation: Interpolation = "bilinear",
+    indices: ArrayLike | None = None,
+    predictions: str | os.PathLike[str] | None = None,
     num_threads: int | None = None,
     classes: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,6 +100,9 @@ def evaluate(
             caller, who may have entered ``torch.autocast``.
         normalize: as for :class:`respipe.Loader`; what the model was trained with.
         crop: as for :class:`respipe.Loader`; default ``CenterCrop()``, the usual resize and central crop.
+        interpolation: as for :class:`respipe.Loader`; timm's models are mostly evaluated with "bicubic".
+        indices: (M,) numbers of the samples to evaluate on; default: all.
+        predictions: file ``.parquet`` or ``.csv`` for a row per sample, as :class:`Predictions` describes.
         num_threads: decoding threads; default: the cores this process may use.
         classes: names of the model's outputs in order, such as those of the data that it was trained on. Labels are
             then matched by the names of the data's classes. Without, or for data without names, by their numbers.
@@ -115,6 +125,7 @@ def evaluate(
     # DistributedDataParallel would wait for ranks that have no sample left.
     network = cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
     device = device_of(network)
+    answers = Predictions(predictions) if predictions is not None else None
     macs = _macs_by_size(network, sizes, num_passes=2 if flip else 1)
     sums = dict[int, torch.Tensor]()
     with ExitStack() as stack:
@@ -122,7 +133,7 @@ def evaluate(
         passes = plan_passes(dataset, sizes, crop=crop, batch_size=batch_size)
         outputs = _outputs_of(dataset.classes, classes, device)
         check = functools.cache(functools.partial(_check_counts, dataset.classes if outputs is None else None))
-        report = _counting(progress, passes, len(dataset))
+        report = _counting(progress, passes, len(dataset) if indices is None else np.size(indices))
         stack.enter_context(evaluation_mode(network))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.autocast(device.type, dtype=autocast) if autocast is not None else ExitStack())
@@ -130,8 +141,13 @@ def evaluate(
             with Loader(
                 dataset, RSNet(one.sizes), batch_size=one.batch_size, training=False,
                 backend=backend, device=device, dtype=dtype, normalize=normalize, crop=crop, num_threads=num_threads,
+                interpolation=interpolation, indices=indices, with_spec=True,
             ) as loader:  # fmt: skip
-                sums |= _sum_up(network, loader, one.sizes, outputs, flip=flip, report=report, check_outputs=check)
+                sums |= _sum_up(
+                    network, loader, one.sizes, outputs, flip=flip, report=report, check_outputs=check, answers=answers
+                )
+        if answers is not None:
+            answers.write(dataset)
     return [_result(size, sums[size], macs[size]) for size in sizes]
 
 
@@ -171,11 +187,12 @@ def _sum_up(
     flip: bool,
     report: Callable[[], None],
     check_outputs: Callable[[int], None],
+    answers: Predictions | None,
 ) -> dict[int, torch.Tensor]:
     """Sums over all samples and ranks by size, (4,) float64 each; see :func:`_batch_sums`."""
     device = device_of(model)
     sums = torch.zeros(len(sizes), 4, dtype=torch.float64, device=device)
-    for batches, numbers in loader:
+    for batches, numbers, plan in loader:
         labels = numbers if outputs is None else outputs[numbers]
         images = cast(tuple[torch.Tensor, ...], batches if isinstance(batches, tuple) else (batches,))
         for number, shown in enumerate(images):
@@ -185,6 +202,8 @@ def _sum_up(
                     logits = (logits + model(shown.flip(-1)).float()) / 2
                 sums[number] += _batch_sums(logits, labels)
                 check_outputs(logits.shape[1])
+                if answers is not None:
+                    answers.add(sizes[number], plan.indices, labels, logits)
             report()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from respipe.backends.base import Interpolation
 from respipe.checks import check_int
 from respipe.loading.loader import Loader
 from respipe.model.finetune import classifier_layers
@@ -64,6 +65,7 @@ def measure_activations(
     backend: str = "auto",
     normalize: Normalize = "imagenet",
     crop: Crop | None = None,
+    interpolation: Interpolation = "bilinear",
     num_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Activations]:
@@ -78,7 +80,7 @@ def measure_activations(
         sizes: sides in pixels of the square evaluation images.
         num_images: images to measure on, or all where there are fewer; in whole batches.
         batch_size: images shown at a time.
-        backend, normalize, crop, num_threads: as for :func:`respipe.evaluate`.
+        backend, normalize, crop, interpolation, num_threads: as for :func:`respipe.evaluate`.
         progress: called with the number of batches done and their total after each batch.
 
     Raises:
@@ -98,7 +100,7 @@ def measure_activations(
             Loader(
                 dataset, Constant(size), batch_size=batch, training=True, backend=backend, device=device_of(network),
                 normalize=normalize, crop=crop if crop is not None else CenterCrop(), flip_probability=0.0,
-                num_threads=num_threads, rank=0, world_size=1,
+                interpolation=interpolation, num_threads=num_threads, rank=0, world_size=1,
             ) as loader,
             evaluation_mode(network),
             _inputs_of(layer) as seen,

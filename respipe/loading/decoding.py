@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ def decode_in_order(
     guard: CorruptionGuard,
     plans: Iterable[BatchPlan],
     *,
-    level_margin: float = 1.0,
+    routed: Callable[[Dataset, BatchPlan], ReadJob] = route,
 ) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
     """Decode batches, keeping the backend busy with the next ones while the last is in use.
 
@@ -34,7 +34,7 @@ def decode_in_order(
         dataset: where the images are.
         guard: decides what happens to damaged samples.
         plans: batches in the order wanted.
-        level_margin: see :func:`respipe.backends.routing.route`.
+        routed: :func:`respipe.backends.routing.route`, with or without options.
 
     Yields:
         The plan as it was carried out, without damaged samples, and its pixels (see :class:`Backend`), of the sides
@@ -43,7 +43,7 @@ def decode_in_order(
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
-    batches = _InFlight(backend, dataset, guard, level_margin)
+    batches = _InFlight(backend, dataset, guard, routed)
     try:
         for plan in plans:
             batches.submit(plan)
@@ -67,11 +67,17 @@ class _Submitted(NamedTuple):
 class _InFlight:
     """Batches that were submitted to a backend, oldest first."""
 
-    def __init__(self, backend: Backend, dataset: Dataset, guard: CorruptionGuard, level_margin: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        dataset: Dataset,
+        guard: CorruptionGuard,
+        routed: Callable[[Dataset, BatchPlan], ReadJob],
+    ) -> None:
         self._backend = backend
         self._dataset = dataset
         self._guard = guard
-        self._level_margin = level_margin
+        self._routed = routed
         self._submitted: deque[_Submitted] = deque()
 
     def __len__(self) -> int:
@@ -85,10 +91,7 @@ class _InFlight:
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch without its damaged samples, as far as they are known."""
         plan = self._guard.admit(plan)
-        jobs = tuple(
-            self._guard.must_check(route(self._dataset, one, margin=self._level_margin))
-            for one in plan.views or (plan,)
-        )
+        jobs = tuple(self._guard.must_check(self._routed(self._dataset, one)) for one in plan.views or (plan,))
         for job, _ in jobs:
             self._backend.submit(job)
         self._submitted.append(_Submitted(plan, jobs))

@@ -7,15 +7,17 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from respipe.augment.mixing import mix_images, mix_labels
+from respipe.backends.base import Interpolation
 from respipe.backends.registry import make_backend
-from respipe.checks import check_int, check_number
+from respipe.backends.routing import route
+from respipe.checks import check_choice, check_int, check_number
 from respipe.loading.augmentation import Decoded, augment_in_order
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
@@ -102,6 +104,7 @@ class Loader:
         num_prefetch, prefetch_bytes: batches, or bytes instead, that may wait for the training step; see
             :class:`respipe.loading.prefetch.WorkAhead`.
         level_margin: ratio of a crop on a smaller stored level to the output from which on that level is used.
+        interpolation: filter that crops are resized with, "bilinear" or "bicubic".
         stall_timeout: seconds without a batch before :class:`WorkerLostError`.
         cache_dir, cache_bytes: folder for copies of remote files, and what they may take together; see
             :class:`respipe.storage.remote.Cache`.
@@ -144,6 +147,7 @@ class Loader:
         num_prefetch: int = 3,
         prefetch_bytes: int | None = None,
         level_margin: float = 1.0,
+        interpolation: Interpolation = "bilinear",
         stall_timeout: float = 300.0,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: float | None = None,
@@ -179,7 +183,9 @@ class Loader:
         self._stall_timeout = check_number("stall_timeout", stall_timeout, least=0)
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
-        self._level_margin = level_margin
+        check_choice("interpolation", interpolation, get_args(Interpolation))
+        context = bool(getattr(policy.crop, "context", False))
+        self._routed = partial(route, margin=level_margin, interpolation=interpolation, context=context)
         self._dataset = open_dataset(
             data,
             keep_unreadable=on_corrupt == "quarantine",
@@ -202,6 +208,7 @@ class Loader:
                 self._dataset,
                 device=self._placement.device,
                 num_threads=num_threads,
+                interpolation=interpolation,
             )
         )
         # The next batch to receive, where the next iteration begins in the epoch, and the batch received last.
@@ -405,7 +412,7 @@ class Loader:
         plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
         with used.lock, torch.cuda.stream(stream):
             used.backend.prepare(partial(_largest_batch, self._plan, share))
-            decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, level_margin=self._level_margin)
+            decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, routed=self._routed)
             for plan, pixels in self._finished(decoded) if self._plan.augments(epoch) else decoded:
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 if plan.views:

@@ -54,3 +54,19 @@ def cover(hulls: NDArray[np.int64]) -> NDArray[np.int64]:
     start = hulls[..., :2].min(axis=1)
     stop = (hulls[..., :2] + hulls[..., 2:]).max(axis=1)
     return np.concatenate([start, stop - start], axis=1)
+
+
+def widened(hulls: NDArray[np.int64], margins: NDArray[np.int64], sides: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Boxes with a margin around them, as far as the image goes.
+
+    Args:
+        hulls: (..., 4) int64, within the image.
+        margins: (..., 2) int64, what is added above and below, and on the left and the right.
+        sides: (..., 2) int64, height and width of the image.
+
+    Returns:
+        (..., 4) int64.
+    """
+    start = np.maximum(hulls[..., :2] - margins, 0)
+    stop = np.minimum(hulls[..., :2] + hulls[..., 2:] + margins, sides)
+    return np.concatenate([start, stop - start], axis=-1)

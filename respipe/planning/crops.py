@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.checks import check_int
+from respipe.checks import check_choice, check_int, check_number
 
 Sides = NDArray[np.integer[Any]]
 
@@ -20,7 +20,10 @@ Draws = Callable[[int], NDArray[np.float64]]
 
 @runtime_checkable
 class Crop(Protocol):
-    """Chooses crop boxes. A value: its ``repr`` names every field. An image's box depends on its own row only."""
+    """Chooses crop boxes. A value: its ``repr`` names every field. An image's box depends on its own row only.
+
+    A crop with an attribute ``context`` that is true is resized as a part of its image: the filter sees beyond it.
+    """
 
     def boxes(
         self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
@@ -79,6 +82,44 @@ class CenterCrop:
         size = np.asarray(size, dtype=np.int64)
         side = np.minimum(heights, widths) * (size / self.resized_side(size))
         return np.stack([(heights - side) / 2, (widths - side) / 2, side, side], axis=1)
+
+
+@dataclass(frozen=True)
+class ResizedCenterCrop:
+    """The centre of an image that is resized first, to the very pixel of torchvision's and timm's evaluation.
+
+    The image is resized to whole pixels, of which the central S x S are kept, beginning at a whole pixel; the resize
+    sees the image beyond them. :class:`CenterCrop` is centred to a fraction of a pixel instead, and its crop sees no
+    more than itself.
+
+    Args:
+        ratio: side of the crop over that of the resized image, R = floor(S / ratio): timm's ``crop_pct``.
+        mode: what becomes R pixels long: with "center" the shorter side, with "squash" both sides.
+    """
+
+    ratio: float = 7 / 8
+    mode: Literal["center", "squash"] = "center"
+
+    context: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", check_number("ratio", self.ratio, least=0))
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"`ratio` must be above 0 and at most 1; got {self.ratio}. Pass timm's crop_pct.")
+        check_choice("mode", self.mode, ("center", "squash"))
+
+    def boxes(
+        self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
+    ) -> NDArray[np.float64]:
+        """See :meth:`Crop.boxes`."""
+        sides = np.stack([heights, widths], axis=1).astype(np.int64)
+        size = np.broadcast_to(np.asarray(size, np.int64), heights.shape)[:, None]
+        shorter = np.floor(size / self.ratio)
+        # int(R * long / short), as torchvision has it.
+        longer = np.floor(shorter * sides / sides.min(axis=1, keepdims=True))
+        resized = longer if self.mode == "center" else np.broadcast_to(shorter, sides.shape)
+        scales = sides / resized
+        return np.concatenate([np.rint((resized - size) / 2) * scales, size * scales], axis=1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,12 +116,12 @@ def make(name: str, dataset: Dataset, *, num_threads: int = 2) -> Backend:
 
 
 def decode(
-    backend: Backend, dataset: Dataset, batches: Sequence[BatchPlan], *, depth: int = 1, margin: float = 1.0
+    backend: Backend, dataset: Dataset, batches: Sequence[BatchPlan], *, depth: int = 1, **options: Any
 ) -> list[tuple[torch.Tensor, ...]]:
     """The pixels of all batches, with ``depth`` of them in flight."""
     collected = []
     for number, plan in enumerate(batches, start=1):
-        backend.submit(route(dataset, plan, margin=margin))
+        backend.submit(route(dataset, plan, **options))
         if number >= depth:
             collected.append(backend.collect())
     while len(collected) < len(batches):
@@ -129,7 +130,7 @@ def decode(
 
 
 def decode_with(
-    name: str, dataset: Dataset, batches: Sequence[BatchPlan], *, num_threads: int = 2, **options: int
+    name: str, dataset: Dataset, batches: Sequence[BatchPlan], *, num_threads: int = 2, **options: Any
 ) -> list[tuple[torch.Tensor, ...]]:
     with closing(make(name, dataset, num_threads=num_threads)) as backend:
         return decode(backend, dataset, batches, **options)
@@ -144,9 +145,9 @@ def tolerance(name: str, dataset: Dataset, plan: BatchPlan) -> tuple[float, floa
 
 
 def assert_close_to_oracle(
-    name: str, dataset: Dataset, plan: BatchPlan, pixels: tuple[torch.Tensor, ...], *, level_margin: int = 1
+    name: str, dataset: Dataset, plan: BatchPlan, pixels: tuple[torch.Tensor, ...], **options: Any
 ) -> None:
-    (expected,) = decode_with("reference", dataset, [plan], margin=level_margin)
+    (expected,) = decode_with("reference", dataset, [plan], **options)
     assert [tuple(tensor.shape) for tensor in pixels] == [(len(plan), size, size, 3) for size in plan.step.sizes]
     for found, wanted in zip(pixels, expected, strict=True):
         assert found.dtype == torch.uint8
@@ -220,12 +221,36 @@ def test_crops_drawn_apart_have_the_pixels_of_the_oracle(name: str, pyramid: Mem
         assert_close_to_oracle(name, pyramid, view, pixels)
 
 
+@pytest.mark.parametrize("crop", ["random-resized", "enlarged", "evaluation", "one pixel", "outside", "several sizes"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_bicubic_pixels_are_those_of_the_oracle(name: str, crop: str, pyramid: MemoryDataset) -> None:
+    rule, sizes = CROPS[crop]
+    plan = make_plan(pyramid, rule, sizes=sizes)
+    (pixels,) = decode_with(name, pyramid, [plan], interpolation="bicubic")
+    (linear,) = decode_with(name, pyramid, [plan])
+    assert_close_to_oracle(name, pyramid, plan, pixels, interpolation="bicubic")
+    assert crop in ("one pixel", "outside") or not torch.equal(pixels[0], linear[0])
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_crop_with_context_is_a_part_of_the_resized_image(name: str) -> None:
+    dataset = MemoryDataset([(128, 96)] * 3, tiled=name == "tiles")
+    whole = make_plan(dataset, plans.whole, sizes=(64,))
+    part = whole.replace(step=Step((32,), 3), boxes=np.tile([32.0, 24.0, 64.0, 48.0], (3, 1)))
+    part.flips[:] = whole.flips[:] = False
+    ((wanted,),) = decode_with("reference", dataset, [whole], interpolation="bicubic")
+    ((found,),) = decode_with(name, dataset, [part], interpolation="bicubic", context=True)
+    difference = (found.cpu().int() - wanted[:, 16:48, 16:48].int()).abs().float()
+    assert difference.quantile(0.99) <= TOLERANCES[name][1]
+    assert difference.max() <= TOLERANCES[name][2]
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_level_margin_is_followed(name: str, pyramid: MemoryDataset) -> None:
     plan = make_plan(pyramid, plans.whole, sizes=(16,))
     (near,), (far,) = (decode_with(name, pyramid, [plan], margin=margin) for margin in (1, 8))
     assert not torch.equal(near[0], far[0])
-    assert_close_to_oracle(name, pyramid, plan, far, level_margin=8)
+    assert_close_to_oracle(name, pyramid, plan, far, margin=8)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

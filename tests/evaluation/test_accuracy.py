@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -263,3 +264,39 @@ def test_classes_that_the_model_was_not_trained_for_are_refused_by_name(tmp_path
     data = coloured_folder(tmp_path / "val", cat=RED, owl=GREEN)
     with pytest.raises(ValueError, match="`classes` must name every class of the data; 'owl' of 2 is not among the 2"):
         evaluate(Colours(RED, BLUE), data, 32, classes=("cat", "fox"), backend="reference")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_answers_to_every_sample_are_written(jpeg_folder: Path, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"answers.{suffix}"
+    if suffix == "parquet":
+        table = pytest.importorskip("pyarrow.parquet")
+    results = evaluate(
+        model(), jpeg_folder, (32, 48), batch_size=4, backend="reference", indices=[7, 2, 11], predictions=target
+    )
+    if suffix == "parquet":
+        rows = table.read_table(target).to_pylist()
+    else:
+        with target.open(newline="") as file:
+            texts = list(csv.DictReader(file))
+        rows = [
+            {
+                name: value if name == "name" else [int(one) for one in value.split()] if name[3] == "5" else int(value)
+                for name, value in row.items()
+            }
+            for row in texts
+        ]
+    assert [row["index"] for row in rows] == [2, 7, 11]
+    assert list(rows[0]) == ["index", "name", "label", "top1_48", "top5_48", "top1_32", "top5_32"]
+    for result in results:
+        assert result.num_samples == 3
+        assert result.top1 == np.mean([row[f"top1_{result.size}"] == row["label"] for row in rows])
+        assert result.top5 == np.mean([row["label"] in row[f"top5_{result.size}"] for row in rows])
+        assert all(row[f"top5_{result.size}"][0] == row[f"top1_{result.size}"] for row in rows)
+    with respipe.Loader(jpeg_folder, Constant(32), batch_size=1, training=False, backend="reference") as loader:
+        assert [row["name"] for row in rows] == [loader.dataset.name(index) for index in (2, 7, 11)]
+
+
+def test_answers_go_to_tables_alone(jpeg_folder: Path) -> None:
+    with pytest.raises(ValueError, match="`predictions` must be"):
+        evaluate(model(), jpeg_folder, 32, predictions="answers.txt")

@@ -1,4 +1,4 @@
-"""The weights of an antialiased resize along one axis, compiled with Numba: Pillow's bilinear filter."""
+"""The weights of an antialiased resize along one axis, compiled with Numba: Pillow's bilinear and bicubic filters."""
 
 from __future__ import annotations
 
@@ -33,10 +33,29 @@ def reach(taps: Filter) -> tuple[int, int]:
 
 
 @compiled
-def triangle_filter(
-    start: float, extent: float, hull_start: int, hull_stop: int, image_length: int, size: int, flip: bool
+def _weight(distance: np.float32, cubic: bool) -> np.float32:
+    """A triangle, or Keys' cubic with a = -1/2."""
+    one, nothing = np.float32(1.0), np.float32(0.0)
+    if not cubic:
+        return max(one - distance, nothing)
+    if distance < one:
+        return (np.float32(1.5) * distance - np.float32(2.5)) * distance * distance + one
+    rest = np.float32(2.0) - distance
+    return np.float32(0.5) * rest * rest * (one - distance) if rest > nothing else nothing
+
+
+@compiled
+def resize_filter(
+    start: float,
+    extent: float,
+    hull_start: int,
+    hull_stop: int,
+    image_length: int,
+    size: int,
+    flip: bool,
+    cubic: bool = False,
 ) -> Filter:
-    """A triangle filter, stretched by the reduction so that shrinking does not alias.
+    """A triangle or a cubic filter, stretched by the reduction so that shrinking does not alias.
 
     Weights are normalised over the hull. Pixels of the hull that lie outside the image are black, so their taps are
     dropped afterwards.
@@ -47,6 +66,7 @@ def triangle_filter(
         image_length: pixels of the image along this axis.
         size: S.
         flip: mirror the output.
+        cubic: the cubic filter, whose weights may be negative, instead of the triangle.
     """
     low, high = max(hull_start, 0), min(hull_stop, image_length)
     first = np.empty(size, np.int64)
@@ -54,8 +74,8 @@ def triangle_filter(
         first[:] = min(low, image_length - 1)
         return Filter(first, np.zeros((size, 1), np.float32))
     scale = extent / size
-    support = max(scale, 1.0)
-    slope = np.float32(1.0 / support)
+    slope = np.float32(1.0 / max(scale, 1.0))
+    support = max(scale, 1.0) * (2.0 if cubic else 1.0)
     num_taps = min(int(np.ceil(2.0 * support)), high - low)
     offsets = np.empty(size, np.float32)
     for i in range(size):
@@ -67,15 +87,15 @@ def triangle_filter(
     for i in range(size):
         total = nothing
         for k in range(num_taps):
-            weight = max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+            weight = _weight(abs(np.float32(k) - offsets[i]) * slope, cubic)
             weights[i, k] = weight
             total += weight
         if hull_start < low or hull_stop > high:
             before, behind = int(np.floor(offsets[i] - support)), int(np.ceil(offsets[i] + support))
             for k in range(max(hull_start - first[i], before), low - first[i]):
-                total += max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+                total += _weight(abs(np.float32(k) - offsets[i]) * slope, cubic)
             for k in range(high - first[i], min(hull_stop - first[i], behind + 1)):
-                total += max(one - abs(np.float32(k) - offsets[i]) * slope, nothing)
+                total += _weight(abs(np.float32(k) - offsets[i]) * slope, cubic)
         factor = one / total
         for k in range(num_taps):
             weights[i, k] *= factor

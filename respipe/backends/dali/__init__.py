@@ -45,4 +45,5 @@ SPEC = BackendSpec(
     priority=_priority,
     refuse=_refuse,
     build=_build,
+    interpolations=("bilinear", "bicubic"),
 )

@@ -66,7 +66,8 @@ class DaliBackend:
             self._batches.append(error)
             return
         nested = bool((job.boxes != job.boxes[:, :1]).any())
-        variant = Variant(len(job.sizes), padded=self._device.type == "cuda" or _reach_outside(job), nested=nested)
+        padded = self._device.type == "cuda" or _reach_outside(job)
+        variant = Variant(len(job.sizes), padded=padded, nested=nested, cubic=job.interpolation == "bicubic")
         pipeline = None
         if len(job):
             pipeline = self._pipeline(variant, len(job))

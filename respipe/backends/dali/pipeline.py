@@ -65,11 +65,13 @@ class Variant:
         num_sizes: outputs per image.
         padded: whether crops may reach over the image's edge. On a GPU one pipeline does for both, and this is True.
         nested: whether each size has a crop of its own.
+        cubic: whether crops are resized with a cubic filter instead of a triangle.
     """
 
     num_sizes: int
     padded: bool
     nested: bool = False
+    cubic: bool = False
 
     @property
     def num_crops(self) -> int:
@@ -188,7 +190,7 @@ def _build(variant: Variant, max_batch_size: int, num_threads: int, device: torc
                     size=size,
                     roi_start=starts,
                     roi_end=ends,
-                    interp_type=dali.types.INTERP_LINEAR,
+                    interp_type=dali.types.INTERP_CUBIC if variant.cubic else dali.types.INTERP_LINEAR,
                     antialias=True,
                 )
                 for size, (pixels, starts, ends) in zip(sizes, itertools.cycle(regions), strict=False)

@@ -41,4 +41,5 @@ SPEC = BackendSpec(
     priority=lambda _: 20,
     refuse=_refuse,
     build=_build,
+    interpolations=("bilinear", "bicubic"),
 )

@@ -114,7 +114,7 @@ def _decode_rows(decoder: int, buffers: NDArray[np.int64], crops: Crops, outputs
             box[1] -= left
             box_hull[0] -= top
             box_hull[1] -= left
-            resample(image, box, box_hull, crops.flips[i], output_of(outputs, number, i))
+            resample(image, box, box_hull, crops.flips[i], output_of(outputs, number, i), crops.cubic)
     return -1
 
 

@@ -1,18 +1,23 @@
-"""Antialiased resizing of a crop, compiled with Numba: Pillow's bilinear filter, to within one grey level."""
+"""Antialiased resizing of a crop, compiled with Numba: Pillow's filters, to within one grey level."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.backends.compiled.filters import reach, triangle_filter
+from respipe.backends.compiled.filters import reach, resize_filter
 from respipe.backends.ffcv.vectors import LANES, PIXELS, ROWS, weigh_pixels
 from respipe.jpeg.compilation import compiled, compiled_with_fast_math
 
 
 @compiled_with_fast_math
 def resample(
-    image: NDArray[np.uint8], box: NDArray[np.float64], hull: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]
+    image: NDArray[np.uint8],
+    box: NDArray[np.float64],
+    hull: NDArray[np.int64],
+    flip: bool,
+    out: NDArray[np.uint8],
+    cubic: bool = False,
 ) -> None:
     """Resize the crop of one image.
 
@@ -22,11 +27,12 @@ def resample(
         hull: (4,) its integer hull; what lies outside the image is black.
         flip: mirror left to right.
         out: (S, S, 3) uint8, filled.
+        cubic: bicubic instead of bilinear.
     """
     height, width = image.shape[0], image.shape[1]
     size = out.shape[0]
-    vertical = triangle_filter(box[0], box[2], hull[0], hull[0] + hull[2], height, size, False)
-    horizontal = triangle_filter(box[1], box[3], hull[1], hull[1] + hull[3], width, size, flip)
+    vertical = resize_filter(box[0], box[2], hull[0], hull[0] + hull[2], height, size, False, cubic)
+    horizontal = resize_filter(box[1], box[3], hull[1], hull[1] + hull[3], width, size, flip, cubic)
     vectors = _vectors(horizontal.weights)
     num_steps = (horizontal.weights.shape[1] + PIXELS - 1) // PIXELS
     left, right = reach(horizontal)
@@ -42,6 +48,8 @@ def resample(
         for x in range(size):
             weigh_pixels(rows, 3 * (horizontal.first[x] - left), vectors, x, num_steps, sums, 3 * x)
         for y in range(start, stop):
+            if cubic:
+                _clip(sums[y - start])
             _round(sums[y - start, : 3 * size], lines[y])
 
 
@@ -75,6 +83,12 @@ def _weigh_rows(source: NDArray[np.uint8], first: int, weights: NDArray[np.float
         else:
             for i in range(len(row)):
                 row[i] += weight * np.float32(line[i]) + next_weight * np.float32(next_line[i])
+
+
+@compiled_with_fast_math
+def _clip(sums: NDArray[np.float32]) -> None:
+    for i in range(len(sums)):
+        sums[i] = min(max(sums[i], np.float32(0.0)), np.float32(255.0))
 
 
 @compiled_with_fast_math

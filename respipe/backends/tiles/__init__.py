@@ -42,4 +42,5 @@ SPEC = BackendSpec(
     priority=lambda _: 30,
     refuse=_refuse,
     build=_build,
+    interpolations=("bilinear", "bicubic"),
 )

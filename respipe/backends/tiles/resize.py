@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from respipe.backends.compiled.filters import Filter, reach
 from respipe.backends.tiles.simd import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 from respipe.backends.tiles.taps import Taps
-from respipe.jpeg.compilation import compiled
+from respipe.jpeg.compilation import compiled, compiled_with_fast_math
 
 
 class Rows(NamedTuple):
@@ -99,3 +99,64 @@ def resize_columns(luma: Rows, chroma: Rows, is_gray: bool, out: NDArray[np.uint
             else:
                 convert(sums, rest, 0)
                 pixels[to : 3 * size * (y + 1)] = rest[: 3 * (size - x)]
+
+
+@compiled_with_fast_math
+def resize_plane(
+    samples: NDArray[np.uint8],
+    width: int,
+    top: int,
+    left: int,
+    vertical: Filter,
+    horizontal: Filter,
+    black: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Resize a plane with filters whose weights may be negative, which the integers above cannot have.
+
+    Args:
+        samples, width, top, left: as for :func:`resize_rows`.
+        vertical, horizontal: filters on the rows and on the columns.
+        black: what samples outside the image are.
+        out: (S, S) float32, filled with the samples less ``black``.
+    """
+    size = len(out)
+    start, stop = reach(vertical)
+    rows = np.empty((stop - start, size), np.float32)
+    line = np.empty(width, np.float32)
+    for y in range(start, stop):
+        at = (y - top) // BAND * BAND * width + (y - top) % BAND
+        for x in range(width):
+            line[x] = np.float32(np.int32(samples[at + BAND * x]) - black)
+        for x in range(size):
+            first, total = horizontal.first[x] - left, np.float32(0.0)
+            for k in range(horizontal.weights.shape[1]):
+                total += horizontal.weights[x, k] * line[first + k]
+            rows[y - start, x] = total
+    for y in range(size):
+        first = vertical.first[y] - start
+        out[y] = np.float32(0.0)
+        for k in range(vertical.weights.shape[1]):
+            for x in range(size):
+                out[y, x] += vertical.weights[y, k] * rows[first + k, x]
+
+
+@compiled_with_fast_math
+def to_colour(planes: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    """Convert to RGB (ITU-T T.871), rounded and clipped.
+
+    Args:
+        planes: (3, S, S) float32, Y, and Cb and Cr less 128.
+        out: (S, S, 3) uint8, filled.
+    """
+    for y in range(len(out)):
+        for x in range(len(out)):
+            luma, blueness, redness = planes[0, y, x], planes[1, y, x], planes[2, y, x]
+            out[y, x, 0] = _rounded(luma + np.float32(1.402) * redness)
+            out[y, x, 1] = _rounded(luma - np.float32(0.344136) * blueness - np.float32(0.714136) * redness)
+            out[y, x, 2] = _rounded(luma + np.float32(1.772) * blueness)
+
+
+@compiled
+def _rounded(value: np.float32) -> int:
+    return np.uint8(np.int32(min(max(value, np.float32(0.0)), np.float32(255.0)) + np.float32(0.5)))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from respipe.backends.compiled.filters import Filter, triangle_filter
+from respipe.backends.compiled.filters import Filter, resize_filter
 from respipe.backends.tiles.resize import Rows, resize_columns, resize_rows
 from respipe.backends.tiles.simd import BAND, PIXELS
 from respipe.backends.tiles.taps import Taps, chroma_filter, fixed_point
@@ -35,7 +35,7 @@ def test_the_chroma_filter_is_upsampling_followed_by_the_luma_filter(
     length: int, size: int, ratio: int, start: float, extent: float
 ) -> None:
     hull = int(np.floor(start)), int(np.ceil(start + extent))
-    luma = triangle_filter(start, extent, *hull, length, size, False)
+    luma = resize_filter(start, extent, *hull, length, size, False)
     chroma = chroma_filter(luma, ratio, -(-length // ratio), False)
     expected = matrix(luma, length) @ upsampling(length, ratio)
     np.testing.assert_allclose(matrix(chroma, -(-length // ratio)), expected, atol=1e-5)
@@ -47,14 +47,14 @@ def test_rows_and_columns_are_weighed_as_the_filters_say(size: int, flip: bool) 
     top, left, bands, width = 16, 8, 5, 48
     image = np.random.default_rng(size).integers(0, 256, (top + BAND * bands, left + width)).astype(np.float64)
     samples = image[top:, left:].astype(np.uint8).reshape(bands, BAND, width).transpose(0, 2, 1).ravel()
-    vertical = triangle_filter(19.5, 90.25, 19, 110, len(image), size, False)
-    horizontal = triangle_filter(9.25, 40.5, 9, 50, image.shape[1], size, flip)
+    vertical = resize_filter(19.5, 90.25, 19, 110, len(image), size, False)
+    horizontal = resize_filter(9.25, 40.5, 9, 50, image.shape[1], size, flip)
     rows = np.zeros((BAND * bands, -(-size // PIXELS) * PIXELS), np.uint16)
     resize_rows(samples.copy(), width, top, left, vertical, fixed_point(horizontal, 0), 0, 1, rows)
     luma = Rows(rows, top, fixed_point(vertical, 0))
     out = np.zeros((size, size, 3), np.uint8)
     resize_columns(luma, luma, True, out)
-    unflipped = triangle_filter(9.25, 40.5, 9, 50, image.shape[1], size, False)
+    unflipped = resize_filter(9.25, 40.5, 9, 50, image.shape[1], size, False)
     expected = matrix(vertical, len(image)) @ image @ matrix(unflipped, image.shape[1]).T
     for channel in range(3):
         found = out[..., ::-1, channel] if flip else out[..., channel]
