@@ -159,8 +159,8 @@ def test_images_of_a_timm_model_are_those_of_its_configuration(jpeg_folder: Path
     torch.save(network.state_dict(), weights)
     numbers.write_text("3\n1\n")
     report = report_of(
-        "evaluate", weights, jpeg_folder, "--model", "timm:test_efficientnet", "--indices", numbers, "--predictions", answers,
-        *CPU,
+        "evaluate", weights, jpeg_folder, "--model", "timm:test_efficientnet", "--indices", numbers, "--predictions",
+        answers, *CPU,
     )  # fmt: skip
     config = network.pretrained_cfg
     assert report["crop"] == repr(ResizedCenterCrop(config["crop_pct"], config.get("crop_mode") or "center"))

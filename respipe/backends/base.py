@@ -92,8 +92,8 @@ class Backend(Protocol):
 
     The pixels of an image are defined as: crop the stored level to the box's integer hull (what lies outside the image
     is black), resize the box within that hull to S x S with an antialiased filter, bilinear (a triangle) or bicubic
-    (Keys, a = -1/2), that sees the hull only, then mirror. ``reference`` computes exactly that with Pillow; the others stay within the tolerances of
-    the contract suite.
+    (Keys, a = -1/2), that sees the hull only, then mirror. ``reference`` computes exactly that with Pillow; the others
+    stay within the tolerances of the contract suite. Hulls are wider where a filter is to see beyond its box.
 
     Calls come from one thread at a time. ``submit`` may be called several times before ``collect``.
     """

@@ -33,7 +33,7 @@ def route(
         plan: the batch, with boxes in pixels of ``dataset.levels[0]``.
         margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
         interpolation: filter of the resize.
-        context: whether the filter sees beyond the box, as that of an image that is resized as a whole and then cropped.
+        context: whether the filter sees beyond the box, as where an image is resized as a whole and then cropped.
     """
     sizes = plan.step.decoded.sizes
     shapes = np.empty((len(dataset.levels), 2, len(plan)), np.int64)

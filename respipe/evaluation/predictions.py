@@ -21,8 +21,8 @@ class Predictions:
     """Gathers the answers of all ranks, and writes one row per sample, in the order of their numbers.
 
     The columns are ``index``; ``name`` of the sample; ``label``, as the number of the model's output; and for each size
-    S ``top1_S``, the output that scored highest, and ``top5_S``, the five highest or all if there are fewer, best first:
-    a list in Parquet, numbers between spaces in CSV.
+    S ``top1_S``, the output that scored highest, and ``top5_S``, the five highest or all if there are fewer, best
+    first: a list in Parquet, numbers between spaces in CSV.
 
     Args:
         path: file to write, ``.parquet`` or ``.csv``. It is replaced where it exists.

@@ -106,10 +106,7 @@ def decode_images(buffers: NDArray[np.int64], crops: Crops, outputs: NDArray[np.
         for number in range(len(outputs)):
             out = output_of(outputs, number, i)
             box, hull = crops.boxes[i, number], crops.hulls[i, number]
-            if crops.cubic:
-                _resize_cubic(layout, region, box, hull, crops.flips[i], scratch.samples, out)
-            else:
-                _resize(layout, region, box, hull, crops.flips[i], scratch, out)
+            _resize(layout, region, box, hull, crops.flips[i], crops.cubic, scratch, out)
     return -1
 
 
@@ -120,10 +117,14 @@ def _resize(
     box: NDArray[np.float64],
     hull: NDArray[np.int64],
     flip: bool,
+    cubic: bool,
     scratch: Scratch,
     out: NDArray[np.uint8],
 ) -> None:
     """Resize decoded planes to (S, S, 3) RGB: each plane along its rows, then row by row along the columns."""
+    if cubic:
+        _resize_cubic(layout, region, box, hull, flip, scratch.samples, out)
+        return
     size = out.shape[0]
     stride = (size + PIXELS - 1) // PIXELS * PIXELS
     planes = lay_out_planes(layout, region)
