@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,4 +90,4 @@ def _write(path: Path, columns: dict[str, list[Any]]) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            writer.writerow([" ".join(map(str, value)) if isinstance(value, list) else value for value in row])
+            writer.writerow([" ".join(map(str, cast("list[int]", v))) if isinstance(v, list) else v for v in row])

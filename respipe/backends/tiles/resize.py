@@ -158,5 +158,5 @@ def to_colour(planes: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
 
 
 @compiled
-def _rounded(value: np.float32) -> int:
+def _rounded(value: np.float32) -> np.uint8:
     return np.uint8(np.int32(min(max(value, np.float32(0.0)), np.float32(255.0)) + np.float32(0.5)))
