@@ -1,6 +1,8 @@
 """A conversion that kills itself.
 
-``python -m tests.conversion.interrupted SOURCE TARGET MOMENT [WORKERS [SHARDS PART]]``. The moment is none, or one of
+``python -m tests.conversion.interrupted SOURCE TARGET MOMENT [WORKERS [SHARDS PART [FIELDS]]]``.
+
+The moment is none, or one of
 
 * ``samples:N``: N samples are done;
 * ``half-page:N``, ``page:N``, ``torn:N``: page N is half written; written but not noted; its note is half written;
@@ -70,11 +72,11 @@ class Death:
 
 def main() -> None:
     source, target, moment, *more = sys.argv[1:]
-    workers, shards, part = (*more, *("0", "", "0/1")[len(more) :])
-    options: dict[str, Any] = {}
+    workers, shards, part, fields = (*more, *("0", "", "0/1", "")[len(more) :])
+    options: dict[str, Any] = {"fields": fields.split(",") if fields else ()}
     if shards:
         number, _, of = part.partition("/")
-        options = {"shards": int(shards), "part": (int(number), int(of))}
+        options |= {"shards": int(shards), "part": (int(number), int(of))}
     name, _, text = moment.partition(":")
     number = int(text or 0)
     Death(name, number).arrange()

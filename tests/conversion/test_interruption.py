@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,12 @@ def undisturbed(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return path.read_bytes()
 
 
-def run_until(moment: str, source: Path, target: Path, *, num_workers: int = 0) -> None:
+def run_until(
+    moment: str, source: Path | str, target: Path, *, num_workers: int = 0, fields: Sequence[str] = ()
+) -> None:
     """Convert in another process until it kills itself."""
-    command = [sys.executable, "-m", "tests.conversion.interrupted", str(source), str(target), moment, str(num_workers)]
+    arguments = [str(source), str(target), moment, str(num_workers), "", "", ",".join(fields)]
+    command = [sys.executable, "-m", "tests.conversion.interrupted", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == -signal.SIGKILL, result.stderr
 
