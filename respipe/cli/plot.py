@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from respipe.cli.arguments import AsJson
+from respipe.cli.arguments import AsJson, parse_sizes
 from respipe.cli.console import write_json, write_line
 from respipe.cli.plan import BatchSize, Epochs, NumSamples, Source
 
@@ -59,6 +59,25 @@ def plot_run_command(
     from respipe.plots import plot_runs
 
     plot_runs(run_dirs, output)
+    _tell(output, as_json=as_json)
+
+
+@plot.command("crop")
+def plot_crop_command(
+    data: Annotated[Path, typer.Argument(help="A file of `respipe convert`.")],
+    output: Output,
+    sizes: Annotated[Any, typer.Option(parser=parse_sizes, metavar="SIZES", help="Sides in pixels.")] = "224,128,64",
+    sample: Annotated[int, typer.Option(min=0, help="Number of the image.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the crop.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw which stored level a crop is read from at each size, and which of its tiles are decoded.
+
+    Example: respipe plot crop train.beton -o crop.png
+    """
+    from respipe.plots import plot_crop
+
+    plot_crop(data, output, sizes=sizes, sample=sample, seed=seed)
     _tell(output, as_json=as_json)
 
 
