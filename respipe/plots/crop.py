@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INCHES = 7.0
@@ -114,7 +113,7 @@ def _panel(dataset: Dataset, policy: SamplingPolicy, size: int) -> _Panel:
     )
 
 
-def _draw(panel: _Panel, axes: Axes) -> None:
+def _draw(panel: _Panel, axes: Any) -> None:
     from matplotlib.patches import Rectangle
 
     (height, width), (top, left, rows, columns) = panel.pixels.shape[:2], panel.decoded
