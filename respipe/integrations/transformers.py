@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import transformers
 from transformers import TrainerCallback
 
 from respipe.loading.loader import Loader
+from respipe.model.positions import make_positions_adaptive
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ class LoaderTrainer(_Trainer):
     """A Trainer whose ``train_dataset`` and ``eval_dataset`` may be loaders.
 
     Epochs are the loader's, of whatever lengths, and a resumed run goes on with the very next batch, without reading
-    those before. The loaders' ``batch_size`` decides, not ``per_device_train_batch_size``. Models that take
-    ``interpolate_pos_encoding`` are given it, so that Vision Transformers take images of every size.
+    those before. The loaders' ``batch_size`` decides, not ``per_device_train_batch_size``. Vision
+    transformers take images of every size (:func:`respipe.model.positions.make_positions_adaptive`).
 
     Args:
         args, kwargs: as of ``transformers.Trainer``.
@@ -110,8 +110,8 @@ class LoaderTrainer(_Trainer):
         return self._updates(self.train_dataset.num_steps(epoch))
 
     def _dicts(self, loader: Loader) -> _DictLoader:
-        takes = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
-        return _DictLoader(loader, {name: True for name in ("interpolate_pos_encoding",) if name in takes})
+        make_positions_adaptive(self.model)
+        return _DictLoader(loader)
 
 
 class _Position(TrainerCallback):
@@ -130,8 +130,8 @@ class _Position(TrainerCallback):
 class _DictLoader:
     """A loader whose batches are what models of transformers take: ``pixel_values``, ``labels``, and other fields."""
 
-    def __init__(self, loader: Loader, options: dict[str, Any]) -> None:
-        self._loader, self._options = loader, options
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
         uneven = [size for size in loader.batch_sizes if size % loader.world_size]
         if uneven and not loader.drop_last:
             raise ValueError(
@@ -149,4 +149,4 @@ class _DictLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for images, labels, *_ in self._loader:
             fields: dict[str, Any] = {**labels} if isinstance(labels, dict) else {"label": labels}
-            yield {"pixel_values": images, "labels": fields.pop("label", None), **fields, **self._options}
+            yield {"pixel_values": images, "labels": fields.pop("label", None), **fields}

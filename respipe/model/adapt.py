@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
@@ -24,6 +24,7 @@ from respipe.model.lowmode import (
     make_kernels_full,
     make_kernels_pooled,
 )
+from respipe.model.positions import make_positions_adaptive
 from respipe.schedules.step import Schedule
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ def adapt(
     pooled where the schedule wants it; then the model is tried, without its weights, at every size. At the largest size
     it computes what it did before. What it has keeps its name, so that checkpoints from before can be loaded;
     :func:`respipe.extract` makes a plain model of it again. What was done, or that nothing had to be, is logged.
+
+    Vision transformers of torchvision and transformers resample their position embeddings from then on
+    (:func:`respipe.model.positions.make_positions_adaptive`); those of timm do so by ``dynamic_img_size=True``.
 
     Call it before the optimizer is made, which is to have all parameters, and before the model is wrapped (compilation,
     ``DistributedDataParallel``). ``torch.compile(model, dynamic=False)`` makes one graph for each size. Whoever
@@ -77,6 +81,7 @@ def adapt(
     """
     check_choice("batchnorm", batchnorm, get_args(BatchNorm))
     check_choice("kernels", kernels, get_args(Kernels))
+    transformers = make_positions_adaptive(model)
     try:
         replaced = make_pooling_adaptive(model, schedule.base_size)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -104,6 +109,8 @@ def adapt(
                 NoEffectWarning,
                 stacklevel=2,
             )
+    if transformers:
+        logger.info("position embeddings are resampled to the size of the images")
     _log_changes(model, schedule, replaced, divided, pooled)
     return model
 
@@ -142,32 +149,42 @@ def _cannot_take(model: nn.Module, size: int, error: Exception) -> str:
     cause = " ".join(str(error).split())
     return (
         f"`model` must take images of every size of the schedule; at {size} px it raised {type(error).__name__}: "
-        f"{cause or 'no message'}. {_remedy(model)} Otherwise leave {size} px out of the schedule."
+        f"{cause or 'no message'}. {_remedy(model, size)} Otherwise leave {size} px out of the schedule."
     )
 
 
-def _remedy(model: nn.Module) -> str:
+def _remedy(model: nn.Module, size: int) -> str:
     """What lets a model of this kind take other sizes."""
     options = {name for kind in type(model).__mro__ for name in inspect.signature(kind.__init__).parameters}
-    freeing = [option for option in _TIMM_OPTIONS if option in options and getattr(model, option, None) is not True]
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    multiple = f" Sides must be multiples of its patches, {max(cast(Pair, patch))} px." if patch is not None else ""
-    if patch is not None and freeing:
-        return f"Build it by timm.create_model(..., {_TIMM_OPTIONS[freeing[0]]}).{multiple}"
-    if patch is not None:
-        return f"What it knows of positions is made for one size.{multiple}"
+    patch = _patch_side(model)
+    multiples = f"Sides must be multiples of its patches, {patch} px" if patch > 1 else ""
+    if _FREEING in options and getattr(model, _FREEING, None) is not True:
+        return f"Build it by timm.create_model(..., {_FREEING}=True).{multiples and f' {multiples}.'}"
+    if patch > 1 and size % patch:
+        return f"{multiples}; Progressive rounds to them by multiple={patch}."
+    kinds = {type(module).__name__ for module in cast(Iterable[nn.Module], model.modules())}
+    if patch > 1 or "img_size" in options or any("Attention" in kind for kind in kinds):
+        built = (
+            f" timm.create_model(..., img_size={size}) builds it for that size alone." if "img_size" in options else ""
+        )
+        return f"This architecture is made for one size.{built}"
     return (
         "If it pools by a fixed size in `forward`, use adaptive pooling there; if it pools by nn.AvgPool2d made for "
         "another size, call `make_pooling_adaptive(model, that_size)` first."
     )
 
 
-_TIMM_OPTIONS = {
-    "dynamic_img_size": "dynamic_img_size=True",
-    "strict_img_size": "strict_img_size=False",
-    "img_size": "img_size=the largest side",
-}
-"""Arguments of timm's models that free them of their one size, the best first, and how they are written."""
+_FREEING = "dynamic_img_size"
+"""Argument of those of timm's models that it frees of their one size: ViT, DeiT, EVA, Swin and their kin."""
+
+
+def _patch_side(model: nn.Module) -> int:
+    """Side in pixels of a vision transformer's patches, as timm, torchvision or transformers keep it; 1 if unknown."""
+    for holder in (getattr(model, "patch_embed", None), model, getattr(model, "config", None)):
+        patch = getattr(holder, "patch_size", None)
+        if isinstance(patch, int | tuple | list):
+            return max(cast(Pair, patch)) if not isinstance(patch, int) else patch
+    return 1
 
 
 def _log_ragged_maps(model: nn.Module, schedule: Schedule) -> None:

@@ -98,7 +98,7 @@ def test_evaluation_that_ranks_cannot_share_equally_is_refused(tmp_path: Path) -
 
 def test_fields_beside_the_label_are_passed_on(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, lambda batch: None, loader=make_loader(fields=("label",)))
-    assert set(next(iter(trainer.get_train_dataloader()))) == {"pixel_values", "labels", "interpolate_pos_encoding"}
+    assert set(next(iter(trainer.get_train_dataloader()))) == {"pixel_values", "labels"}
 
 
 def test_two_processes_share_every_batch(tmp_path: Path) -> None:

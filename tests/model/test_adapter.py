@@ -158,19 +158,6 @@ def test_what_was_done_is_not_done_again(schedule: Schedule) -> None:
         adapt(model, schedule)
 
 
-def test_transformer_with_fixed_grid_is_refused_with_the_remedy() -> None:
-    with torch.device("meta"):
-        model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(ValueError, match=r"at 112 px it raised AssertionError.*dynamic_img_size=True"):
-        adapt(model, TRD(224, 112, 0.5))
-
-
-def test_transformer_with_dynamic_grid_is_accepted() -> None:
-    with torch.device("meta"):
-        model = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True)
-    adapt(model, TRD(224, 112, 0.5))
-
-
 def test_pooling_in_forward_is_refused_naming_the_size() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
@@ -226,23 +213,6 @@ def test_total_stride_of_networks_without_padding_is_unknown() -> None:
 def test_unknown_choice_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"`{field}` must be one of"):
         adapt(FixedPoolNet(), Constant(32), **{field: "sometimes"})
-
-
-@pytest.mark.parametrize(
-    ("name", "remedy"),
-    [
-        ("vit_tiny_patch16_224", "dynamic_img_size=True"),
-        ("deit_tiny_distilled_patch16_224", "dynamic_img_size=True"),
-        ("eva02_tiny_patch14_224", r"dynamic_img_size=True\)\. Sides must be multiples of its patches, 14 px"),
-        ("swin_tiny_patch4_window7_224", "dynamic_img_size=True"),
-        ("beit_base_patch16_224", "img_size=the largest side"),
-    ],
-)
-def test_architecture_of_one_size_is_refused_with_the_option_of_timm_that_frees_it(name: str, remedy: str) -> None:
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    with pytest.raises(ValueError, match=rf"at 112 px it raised AssertionError.*timm.create_model\(..., {remedy}"):
-        adapt(model, TRD(224, 112, 0.5))
 
 
 @pytest.mark.parametrize(
