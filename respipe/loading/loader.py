@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, Self, cast, get_args
 
@@ -32,13 +33,14 @@ from respipe.planning.augmentation import Policy as AugmentPolicy
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Crop
 from respipe.planning.mixing import Mixing
+from respipe.planning.order import shared_weights
 from respipe.planning.policy import Blocks, SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
 from respipe.rng import Stream, step_seeds
 from respipe.schedules.step import Schedule
 from respipe.storage.dataset import Dataset
-from respipe.storage.open import Data, open_dataset
+from respipe.storage.open import Data, Mixture, open_mixture
 from respipe.storage.remote import Cache
 
 # (images, labels), or (images, labels, plan): a union of the two would stop type checkers at every unpacking.
@@ -68,7 +70,9 @@ class Loader:
 
     Args:
         data: a ``.beton`` file; a list of such files, or a folder of them with an index; a folder with one subfolder
-            per class; or an open dataset. Files may be at URLs that fsspec knows, such as ``s3://bucket/train/``.
+            per class; or an open dataset. Files may be at URLs that fsspec knows, such as ``s3://bucket/train/``. Or a
+            mixture, pairs of such files or folders and their shares, ``[(a, 0.7), (b, 0.3)]``: training draws as many
+            samples as there are, with replacement, each dataset with its share, and within it by ``weights``.
         schedule: decision about the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: whether crops, flips and order are random; else the evaluation geometry.
@@ -120,7 +124,7 @@ class Loader:
 
     def __init__(
         self,
-        data: Data,
+        data: Data | Sequence[tuple[Data, float]],
         schedule: Schedule,
         *,
         batch_size: int,
@@ -186,12 +190,15 @@ class Loader:
         check_choice("interpolation", interpolation, get_args(Interpolation))
         context = bool(getattr(policy.crop, "context", False))
         self._routed = partial(route, margin=level_margin, interpolation=interpolation, context=context)
-        self._dataset = open_dataset(
+        opened = open_mixture(
             data,
             keep_unreadable=on_corrupt == "quarantine",
             cache=Cache(folder=cache_dir, num_bytes=cache_bytes),
         )
-        self._owns_dataset = self._dataset is not data
+        self._dataset, self._owns_dataset = opened, opened is not data
+        if isinstance(opened, Mixture):
+            self._dataset = opened.dataset
+            policy = replace(policy, weights=shared_weights(opened.lengths, opened.shares, policy))
         self._fields = None if fields is None else _check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(
             self._dataset,

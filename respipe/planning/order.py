@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,33 @@ def class_balanced(labels: ArrayLike) -> NDArray[np.float64]:
         )
     _, places, counts = np.unique(array, return_inverse=True, return_counts=True)
     return 1.0 / counts[places]
+
+
+def shared_weights(lengths: Sequence[int], shares: Sequence[float], policy: SamplingPolicy) -> NDArray[np.float64]:
+    """Weights with which datasets that are joined to one have given shares of the samples drawn.
+
+    Args:
+        lengths: samples of each.
+        shares: share of each in the samples that are drawn, in any unit.
+        policy: whose weights count within each of them, and whose indices say which samples are drawn at all.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: a dataset with a share has no sample that can be drawn, or ``policy`` does not fit.
+    """
+    policy.check_fits(sum(lengths))
+    weights = np.ones(sum(lengths)) if policy.weights is None else policy.weights.copy()
+    if policy.indices is not None:
+        weights[np.setdiff1d(np.arange(len(weights)), policy.indices)] = 0
+    stops = np.cumsum(lengths).tolist()
+    for number, (stop, length, share) in enumerate(zip(stops, lengths, shares, strict=True)):
+        part = weights[stop - length : stop]
+        if share and not part.any():
+            raise ValueError(
+                f"`data` must have samples to draw in every dataset with a share; number {number} has none that "
+                "`indices` and `weights` leave. Give it a share of 0."
+            )
+        part *= share / (part.sum() or 1.0)
+    return weights

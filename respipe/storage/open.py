@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
+from respipe.checks import check_number
 from respipe.errors import StorageError
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
@@ -56,3 +58,50 @@ def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | No
             f"`respipe convert FOLDER {path}` makes the one from the other."
         )
     return BetonDataset(path)
+
+
+class Mixture(NamedTuple):
+    """Several datasets as one, and how often each is to be drawn from.
+
+    Args:
+        dataset: the samples of all of them, one after the other.
+        lengths: samples of each.
+        shares: share of each in what is drawn, in any unit.
+    """
+
+    dataset: Dataset
+    lengths: tuple[int, ...]
+    shares: tuple[float, ...]
+
+
+def open_mixture(data: Data | Sequence[tuple[Data, float]], **options: Any) -> Dataset | Mixture:
+    """Open a dataset, or several with shares: ``[(a, 0.7), (b, 0.3)]``, of ``.beton`` files or folders of them.
+
+    Args:
+        data: as for :func:`open_dataset`, or pairs of that and a share of at least 0.
+        options: of :func:`open_dataset`.
+
+    Raises:
+        StorageError, TypeError: as for :func:`open_dataset`; also for a class folder in a mixture.
+        ValueError: a share is negative, or all are 0.
+    """
+    pairs = cast("Sequence[Any]", data)
+    if not isinstance(data, (list, tuple)) or not all(_is_pair(one) for one in pairs) or not pairs:
+        return open_dataset(cast("Data", data), **options)
+    shares = tuple(check_number("data", share, least=0) for _, share in pairs)
+    if not sum(shares):
+        raise ValueError("`data` must have a share above 0; got zeros only. Pass for example [(a, 0.7), (b, 0.3)].")
+    parts = [open_dataset(one, **options) for one, _ in pairs]
+    files = list[BetonDataset]()
+    for part in parts:
+        if not isinstance(part, (BetonDataset, ShardedDataset)):
+            raise StorageError(
+                f"{part.path} must be a .beton file or a folder of them to be mixed with others. Make one with "
+                f"`respipe convert {part.path} TARGET.beton`."
+            )
+        files += [part] if isinstance(part, BetonDataset) else part.shards
+    return Mixture(ShardedDataset(files), tuple(map(len, parts)), shares)
+
+
+def _is_pair(one: object) -> bool:
+    return isinstance(one, tuple) and len(cast("tuple[Any, ...]", one)) == 2 and isinstance(one[1], Real)

@@ -16,7 +16,7 @@ import torch
 
 import respipe
 from respipe.conversion import merge, split
-from respipe.errors import ConversionError, CorruptImageError, StorageError
+from respipe.errors import ConversionError, CorruptImageError, StateMismatchError, StorageError
 from respipe.storage import BetonDataset, open_dataset
 from respipe.storage.shards import ShardedDataset, index_shards, shard_name
 from tests.memory_dataset import jpeg_bytes, smooth_image
@@ -255,3 +255,34 @@ def test_more_files_than_descriptors_are_opened(single: Path, tmp_path: Path) ->
         [sys.executable, "-c", program, str(single)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert result.stdout.split() == ["1800", "True"]
+
+
+def test_datasets_of_a_mixture_have_their_shares(sharded: Path, single: Path) -> None:
+    data = [(sharded, 3), (str(single), 1.0), ([single], 0)]
+    weights = np.ones(54)
+    weights[:9] = 0
+    options = {"weights": weights, "with_spec": True, "backend": "reference"}
+    with loader(data, **options) as mixed, loader(data, **options) as second:
+        assert (len(mixed.dataset), len(mixed)) == (54, 13)
+        drawn = np.concatenate([plan.indices for _ in range(40) for _, _, plan in mixed])
+        counts = np.bincount(drawn, minlength=54)
+        assert not counts[:9].any() and not counts[36:].any()
+        for part, share in ((slice(9, 18), 0.75), (slice(18, 36), 0.25)):
+            assert abs(counts[part].sum() - share * len(drawn)) < 5 * (len(drawn) * share * (1 - share)) ** 0.5
+        second.load_state_dict(mixed.state_dict())
+        assert np.array_equal(next(iter(second))[2].indices, next(iter(mixed))[2].indices)
+    with loader([(sharded, 1), (single, 3), (single, 0)]) as other, pytest.raises(StateMismatchError):
+        other.load_state_dict(mixed.state_dict())
+
+
+def test_mixtures_that_cannot_be_drawn_are_refused(sharded: Path, single: Path, jpeg_folder: Path) -> None:
+    with pytest.raises(ValueError, match="`data` must have a share above 0"):
+        loader([(sharded, 0), (single, 0)])
+    with pytest.raises(ValueError, match="`data` must be at least 0"):
+        loader([(sharded, 1), (single, -1)])
+    with pytest.raises(ValueError, match="`data` must have samples to draw in every dataset"):
+        loader([(sharded, 1), (single, 1)], indices=[0, 1, 2, 3, 4, 5])
+    with pytest.raises(StorageError, match=r"must be a \.beton file or a folder of them"):
+        loader([(sharded, 1), (jpeg_folder, 1)])
+    with pytest.raises(ValueError, match="in evaluation"):
+        loader([(sharded, 1), (single, 1)], training=False)
