@@ -195,9 +195,9 @@ class Loader:
             keep_unreadable=on_corrupt == "quarantine",
             cache=Cache(folder=cache_dir, num_bytes=cache_bytes),
         )
-        self._dataset, self._owns_dataset = opened, opened is not data
+        self._dataset = opened.dataset if isinstance(opened, Mixture) else opened
+        self._owns_dataset = self._dataset is not data
         if isinstance(opened, Mixture):
-            self._dataset = opened.dataset
             policy = replace(policy, weights=shared_weights(opened.lengths, opened.shares, policy))
         self._fields = None if fields is None else _check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(
