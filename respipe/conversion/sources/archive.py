@@ -35,7 +35,7 @@ _ZIP_HEADER, _ZIP_LENGTHS = 30, slice(26, 30)
 _LINK = -1
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """Name within the archive, place and length in bytes of what is stored, whether that is deflated, what is wrong."""
 
     name: str
@@ -118,18 +118,18 @@ class ArchiveSource:
         return printable(self._names[index])
 
 
-def _members(path: Path) -> Iterator[_Member]:
+def _members(path: Path) -> Iterator[Member]:
     try:
         if _begins(path, *_ZIP):
             yield from _zip_members(path)
         else:
             with path.open("rb") as file:
-                yield from _tar_members(file, path.name, 0, path.stat().st_size)
+                yield from tar_members(file, path.name, 0, path.stat().st_size)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise StorageError(f"{path} cannot be read as an archive: {error}. Is it whole? Copy it again.") from error
 
 
-def _tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str = "") -> Iterator[_Member]:
+def tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str = "") -> Iterator[Member]:
     """Every file in a tar, and those in the tars in it, whose names are followed by "!".
 
     Args:
@@ -152,11 +152,11 @@ def _tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str 
                 raise ValueError("a length below zero")
             if member.isfile() and member.name.lower().endswith(".tar") and not prefix:
                 inner = f"{PurePosixPath(member.name).stem}!/"
-                yield from _tar_members(file, member.name, place, place + member.size, inner)
+                yield from tar_members(file, member.name, place, place + member.size, inner)
             elif not member.isdir():
                 cut = f"{name} ends after {max(0, end - place)} of its {member.size} bytes"
                 fault = cut if place + member.size > end else ""
-                yield _Member(f"{prefix}{member.name}", place, member.size if member.isfile() else _LINK, fault=fault)
+                yield Member(f"{prefix}{member.name}", place, member.size if member.isfile() else _LINK, fault=fault)
             if place + member.size > end:
                 return
         if not (fault := _wrong_end(file, archive.offset, end)):
@@ -167,7 +167,7 @@ def _tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str 
         fault = str(error)
     folder, slash, last = previous.rpartition("/")
     lost = f"{folder}{slash}what follows {last}" if last else name
-    yield _Member(f"{prefix}{lost}", start, 0, fault=f"lost, as {name} is damaged: {fault}")
+    yield Member(f"{prefix}{lost}", start, 0, fault=f"lost, as {name} is damaged: {fault}")
 
 
 def _wrong_end(file: IO[bytes], place: int, end: int) -> str:
@@ -179,7 +179,7 @@ def _wrong_end(file: IO[bytes], place: int, end: int) -> str:
     return f"what is at byte {place:,} is no header" if any(mark) else ""
 
 
-def _zip_members(path: Path) -> Iterator[_Member]:
+def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         end = path.stat().st_size
         for member in archive.infolist():
@@ -195,10 +195,10 @@ def _zip_members(path: Path) -> Iterator[_Member]:
             is_whole &= place + member.compress_size <= end
             fault = "" if is_whole else "it is not where the archive's directory says"
             deflated = member.compress_type == zipfile.ZIP_DEFLATED
-            yield _Member(member.filename, place, member.compress_size, deflated, fault)
+            yield Member(member.filename, place, member.compress_size, deflated, fault)
 
 
-def _is_passed_over(member: _Member, skipped: Counter[str]) -> bool:
+def _is_passed_over(member: Member, skipped: Counter[str]) -> bool:
     name = member.name
     if member.fault:
         return False
@@ -213,13 +213,13 @@ def _is_passed_over(member: _Member, skipped: Counter[str]) -> bool:
     return True
 
 
-def _kind(path: Path, first: Sequence[_Member]) -> str:
+def _kind(path: Path, first: Sequence[Member]) -> str:
     of = "class archives" if any("!" in each.name for each in first) else "class folders"
     of = "images" if first and not first[0].folders else of
     return f"{'zip' if _begins(path, *_ZIP) else 'tar'} of {of}"
 
 
-def _of_split(path: Path, found: list[_Member], split: str | None, *, flat: bool) -> tuple[list[_Member], bool]:
+def _of_split(path: Path, found: list[Member], split: str | None, *, flat: bool) -> tuple[list[Member], bool]:
     """The members of a split, and whether the folders that they lie in tell nothing."""
     paths = [each.folders for each in found if not each.fault]
     depth = 0
@@ -243,7 +243,7 @@ def _of_split(path: Path, found: list[_Member], split: str | None, *, flat: bool
     return [each for each in found if each.folders[depth : depth + 1] == [split]], flat
 
 
-def _classes(path: Path, found: list[_Member], *, flat: bool) -> tuple[tuple[str, ...], list[int]]:
+def _classes(path: Path, found: list[Member], *, flat: bool) -> tuple[tuple[str, ...], list[int]]:
     """Class names, and the class of each image: the first folder in which their paths differ; -1 for none."""
     paths = [each.folders for each in found if not each.fault]
     depth = 0

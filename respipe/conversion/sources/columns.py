@@ -64,7 +64,7 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
         name: gives a sample's name, for errors.
 
     Raises:
-        ConversionError: half of the labels or more are at fault.
+        ConversionError: half of the labels or more are missing or make no sense.
     """
     kinds = [_kind(label) for label in labels]
     if not any(kinds):
@@ -88,12 +88,13 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
         if fault is not None:
             faults[index] = fault
         values.append(([0.0] * length if kind == "vector" else 0) if fault else places[label] if places else label)
-    if 2 * len(faults) >= len(labels):
-        sound, first = next((index for index in range(len(labels)) if index not in faults), None), min(faults)
+    others = [index for index in faults if not isinstance(labels[index], CorruptImageError)]
+    if 2 * len(others) >= len(labels):
+        sound, first = next((index for index in range(len(labels)) if index not in faults), None), others[0]
         other = "" if sound is None else f"that of {name(sound)} is {labels[sound]!r:.80}, "
         raise ConversionError(
             f"The labels of the source must be of one kind; {other}that of {name(first)} is {labels[first]!r:.80}: "
-            f"{faults[first]}. This holds for {len(faults)} of {len(labels)} samples."
+            f"{faults[first]}. This holds for {len(others)} of {len(labels)} samples."
         )
     column = Column(kind="class" if kind == "text" else kind, values=labels, length=length or None).holding(values)
     array = np.asarray(column.values)

@@ -31,7 +31,7 @@ from respipe.conversion.sources.columns import (
 from respipe.conversion.sources.paths import files_of
 from respipe.errors import CorruptImageError, StorageError
 from respipe.printable import printable
-from respipe.storage.class_folder import is_litter
+from respipe.storage.class_folder import counted, is_litter
 from respipe.storage.fields import Column, Computed
 from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import EXTENSIONS
@@ -114,6 +114,7 @@ class ManifestSource:
         self._cells = files[0].suffix.lower() in _DELIMITERS
         self.kind = f"{files[0].suffix[1:].upper() if self._cells else 'JSON Lines'} manifest"
         self._tables: list[_Table] = []
+        self._faults: dict[int, str] = {}
         self._path, self._label = "", label_field
         index = _Index()
         digest = hashlib.sha256()
@@ -127,7 +128,9 @@ class ManifestSource:
         if not len(self._records):
             raise StorageError(f"{files[0]} must list at least one image; it lists none.")
         self._require(files[0], index.kinds.names)
-        self._refuse_repeated(index)
+        self._faults = dict(self._repeated(index))
+        for row, fault in self._faults.items():
+            index.labels[row] = CorruptImageError(fault, index=row) if label_field != "" else None
         labels = parsed_labels(index.labels) if self._cells else index.labels
         label = label_column(labels, recorded_classes(files[0].parent), self.name)
         if label is None and label_field is None:
@@ -142,7 +145,7 @@ class ManifestSource:
 
     def _read_index(self, file: Path, stream: BinaryIO, index: _Index, digest: Callable[[bytes], None]) -> None:
         status = os.fstat(stream.fileno())
-        lines = _cells(stream, file, digest) if self._cells else _lines(stream, digest)
+        lines = counted(_cells(stream, file, digest) if self._cells else _lines(stream, digest), file, "lines")
         columns: tuple[str, ...] | None = None
         for line, start, length, row in lines:
             if columns is None:
@@ -185,17 +188,15 @@ class ManifestSource:
                 listed = ", ".join(map(printable, columns))
                 raise StorageError(f"{file} must have a column {what}; its columns are {listed or 'none'}.")
 
-    def _refuse_repeated(self, index: _Index) -> None:
+    def _repeated(self, index: _Index) -> Iterator[tuple[int, str]]:
+        """Lines whose image an earlier line lists already, and what to say of them."""
         hashes = np.frombuffer(index.paths, np.int64)
         order = np.argsort(hashes, kind="stable")
         for place in np.flatnonzero(np.diff(hashes[order]) == 0).tolist():
             first, second = map(int, order[place : place + 2])
             if (name := self.name(first)) == self.name(second):
-                number, _, _, line = self._record(first)
-                raise StorageError(
-                    f"{self._tables[number].path} lists {name} more than once, in lines {line} and "
-                    f"{self._record(second)[3]}. Leave one of them in."
-                )
+                line, other = self._record(second)[3], self._record(first)[3]
+                yield second, f"line {line} lists {name}, as line {other} does"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -220,6 +221,8 @@ class ManifestSource:
 
     def _file(self, index: int) -> tuple[Path, str]:
         """The folder that a line's path is relative to, and that path."""
+        if index in self._faults:
+            raise CorruptImageError(self._faults[index], index=index)
         path = self._row(index).get(self._path)
         if not path or not isinstance(path, str):
             raise CorruptImageError(f"line {self._record(index)[3]} has no path of an image", index=index)
@@ -305,7 +308,7 @@ def _cells(stream: BinaryIO, path: Path, digest: Callable[[bytes], None]) -> Ite
                 yield line, start, position - start, row
             start, line = position, reader.line_num + 1
     except csv.Error as error:
-        raise StorageError(f"{path} cannot be read: line {reader.line_num}: {error}.") from error
+        raise StorageError(f"{path} cannot be read: line {reader.line_num}: {printable(str(error))}.") from error
 
 
 def _dialect(path: Path) -> type[csv.Dialect]:

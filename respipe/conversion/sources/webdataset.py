@@ -12,11 +12,12 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.conversion.sources.archive import tar_members
 from respipe.conversion.sources.base import SourceOptions, SourceSpec
 from respipe.conversion.sources.columns import (
     LABELS,
@@ -32,7 +33,7 @@ from respipe.conversion.sources.paths import files_of, is_pattern
 from respipe.errors import CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.string_table import TextTable
-from respipe.storage.class_folder import is_litter
+from respipe.storage.class_folder import counted, is_litter
 from respipe.storage.fields import Column, Computed
 from respipe.storage.regular_files import open_regular
 from respipe.storage.upright import EXTENSIONS
@@ -55,12 +56,15 @@ class ShardSource:
     The files of a sample have one name up to the first dot: an image, its label in ``.cls``, fields in ``.json``, text
     in ``.txt``. A ``label`` in the JSON counts where there is no ``.cls``. Every other file is a field of bytes.
 
+    A file that is there twice, or not whole, is its sample's fault; and so is what follows the place where a tar ends
+    without its end mark.
+
     Args:
         files: the tars.
         label_field: what has the label, if not ``cls`` or one of the usual names in ``json``; "" for no labels.
 
     Raises:
-        StorageError: a tar is damaged or compressed, has a file twice, or none has the label.
+        StorageError: a tar cannot be read, or none has the label.
         ConversionError: half of the labels are of another kind than the other half.
     """
 
@@ -68,12 +72,15 @@ class ShardSource:
         self.kind = "tar shards" if len(files) > 1 else "tar of samples"
         self._files = tuple(files)
         names: list[str] = []
+        self._faults: dict[int, str] = {}
         shards, places = array("q"), _Places()
         rows: list[Any] = []
         kinds = FieldKinds()
         for number, file in enumerate(files):
             with open_regular(file) as stream:
-                for key, members in _samples(file):
+                for key, members, wrong in _samples(stream, file):
+                    if wrong:
+                        self._faults[len(rows)] = wrong
                     image = _image_of(members)
                     name = f"{key}.{image}" if image else key
                     names.append(f"{file.name}/{name}" if len(files) > 1 else name)
@@ -97,6 +104,8 @@ class ShardSource:
         self, descriptor: int, members: _Members, label_field: str | None, kinds: FieldKinds, index: int
     ) -> Any:
         """The label of one sample, whose JSON is noted on the way."""
+        if index in self._faults:
+            return CorruptImageError(self._faults[index], index=index)
         row: dict[str, Any] = {}
         fault = None
         if _JSON in members:
@@ -142,6 +151,8 @@ class ShardSource:
             CorruptImageError: the sample has none, or the tar ends before it does.
             OSError: the tar is out of reach.
         """
+        if index in self._faults:
+            raise CorruptImageError(self._faults[index], index=index)
         offset, size = self._places[extension][index].tolist()
         if offset < 0:
             raise CorruptImageError(f"it has no {'image' if extension == 'image' else f'.{extension}'}", index=index)
@@ -219,38 +230,34 @@ def _row(data: bytes) -> dict[str, Any]:
     return from_json(cast("dict[str, Any]", found))
 
 
-def _members(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Name up to its first dot, extension and place of every file in a tar, in order."""
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            folder, _, name = member.name.removeprefix("./").rpartition("/")
-            key, dot, extension = name.partition(".")
-            if member.isfile() and dot and key and not any(map(is_litter, (*folder.split("/"), name))):
-                extension = extension.lower() if extension.lower() in _COMPANIONS | _IMAGES.keys() else extension
-                yield f"{folder}/{key}" if folder else key, extension, (member.offset_data, member.size)
-            cast("Any", archive).members.clear()  # or every one of millions would be kept
-        assert archive.fileobj is not None, "it is open"
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"it ends at byte {archive.offset} without the mark of its end")
+def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, str, tuple[int, int], str]]:
+    """Name up to its first dot, extension, place, and what is wrong, of every file in a tar, in order."""
+    for member in counted(tar_members(file, path.name, 0, path.stat().st_size), path, "files"):
+        folder, _, name = member.name.removeprefix("./").rpartition("/")
+        key, dot, extension = name.partition(".")
+        if member.fault or (dot and key and member.size >= 0 and not any(map(is_litter, (*folder.split("/"), name)))):
+            extension = extension.lower() if extension.lower() in _COMPANIONS | _IMAGES.keys() else extension
+            yield f"{folder}/{key}" if folder else key, extension, (member.place, member.size), member.fault
 
 
-def _samples(path: Path) -> Iterator[tuple[str, _Members]]:
-    """The samples of a tar in the order of their first files."""
+def _samples(file: BinaryIO, path: Path) -> Iterator[tuple[str, _Members, str]]:
+    """Name, files, and what is wrong, of each sample of a tar, in the order of their first files."""
     found: dict[str, _Members] = {}
+    faults: dict[str, str] = {}
     try:
-        for key, extension, place in _members(path):
+        for key, extension, place, fault in _members(file, path):
             members = found.setdefault(key, {})
-            if extension in members:
-                raise StorageError(
-                    f"{path} holds {printable(f'{key}.{extension}')} more than once. Leave one of them in."
-                )
+            twice = (
+                f"{path.name} holds {printable(f'{key}.{extension}')} more than once" if extension in members else ""
+            )
+            if wrong := fault or twice:
+                faults.setdefault(key, wrong)
             members[extension] = place
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise StorageError(
             f"{path} cannot be read as an uncompressed tar: {error}. Is it whole, and not compressed? Copy it again."
         ) from error
-    yield from found.items()
+    yield from ((key, members, faults.get(key, "")) for key, members in found.items())
 
 
 def _image_of(members: _Members) -> str | None:
@@ -262,8 +269,9 @@ def _image_of(members: _Members) -> str | None:
 def _has_samples(path: Path) -> bool:
     """Whether a tar's first files are samples: images with a label, or lying in no folder and with JSON or text."""
     found: dict[str, set[str]] = {}
-    with contextlib.suppress(tarfile.TarError, OSError, EOFError, ValueError):  # said when it is indexed
-        for key, extension, _ in itertools.islice(_members(path), _PEEK):
+    # What is wrong with it is said when it is indexed.
+    with contextlib.suppress(tarfile.TarError, OSError, EOFError, ValueError), path.open("rb") as file:
+        for key, extension, *_ in itertools.islice(_members(file, path), _PEEK):
             found.setdefault(key, set()).add(extension)
     return any(
         extensions & _IMAGES.keys() and (_LABEL in extensions or ("/" not in key and extensions & _COMPANIONS))
