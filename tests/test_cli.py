@@ -262,6 +262,20 @@ def test_plot_schedule_writes_the_picture_and_says_where(tmp_path: Path) -> None
         assert picture.format == "PNG"
 
 
+def test_plot_batch_draws_a_row_for_each_crop_of_each_step(jpeg_folder: Path, tmp_path: Path) -> None:
+    output, schedule = tmp_path / "batch.png", "MultiCrop([View(64, 2, augment=Solarize(0)), View(32)])"
+    plain = report_of("plot", "batch", jpeg_folder, schedule, "--images", "3", "--steps", "2", "--output", output)
+    assert plain == {"picture": str(output)}
+    with Image.open(output) as picture:
+        height = picture.height
+    policies = ("--augment", "RandAugment(2, 9), RandomErasing(1.0)")
+    report_of("plot", "batch", jpeg_folder, "Constant(64)", *policies, "--images", "3", "--output", output)
+    with Image.open(output) as picture:
+        assert 64 < picture.height < height
+    wrong = run("plot", "batch", jpeg_folder, "Constant(64)", "--augment", "open('x')", "--output", output)
+    assert "RandAugment" in error_of(wrong)
+
+
 def test_plot_run_draws_several_runs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     event = {"event": "epoch", "epoch": 0, "elapsed": 3.0, "train_loss": 1.0, "sizes": {"8": {"images": 4}}, "eval": {}}

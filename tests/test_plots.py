@@ -226,6 +226,19 @@ def test_number_of_images_shown_is_limited() -> None:
     assert np.asarray(figure.axes[0].images[0].get_array()).shape == (12, 42, 3)
 
 
+def test_captions_stand_below_their_images() -> None:
+    rows = [np.zeros((2, size, size, 3), np.uint8) for size in (64, 32)]
+    figure = batch_figure(rows, captions=[["rotate(12.5) equalize", ""], ["solarize(128)", "blur(0.01)"]], num_images=2)
+    axes = figure.axes[0]
+    shown = {
+        text.get_text().replace("\n", " "): text.get_position() for text in axes.texts if "px" not in text.get_text()
+    }
+    assert shown["rotate(12.5) equalize"] == (2, 66)
+    assert shown["solarize(128)"][0] == 2 < shown["blur(0.01)"][0] == 36
+    plain = np.asarray(batch_figure(rows).axes[0].images[0].get_array())
+    assert np.asarray(axes.images[0].get_array()).shape[0] > plain.shape[0]
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 8, 8), (2, 3, 8, 9), (0, 3, 8, 8)])
 def test_batch_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="`batches` must hold"):

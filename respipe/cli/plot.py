@@ -46,6 +46,45 @@ def plot_schedule_command(
     _tell(output, as_json=as_json)
 
 
+@plot.command("batch")
+def plot_batch_command(
+    data: Annotated[Path, typer.Argument(help="A .beton file, or a folder with one subfolder per class.")],
+    schedule: Annotated[str, typer.Argument(help="A schedule such as 'TRD(224, 112, 0.5)'.")],
+    output: Output,
+    augment: Annotated[
+        str, typer.Option(help="Policies of respipe.augment, such as 'RandAugment(2, 9), RandomErasing(0.25)'.")
+    ] = "",
+    images: Annotated[int, typer.Option(min=1, help="Images of each batch.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Batches, each a row; a row for each size or crop.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of order, crops, flips and augmentation.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw training images as a loader makes them, with what was done to each.
+
+    Example: respipe plot batch train.beton 'Constant(224)' --augment 'RandAugment(2, 9)' -o batch.png
+    """
+    from itertools import islice
+
+    import torch
+
+    from respipe import augment as policies
+    from respipe.loading.loader import Loader
+    from respipe.plots import plot_batch
+    from respipe.schedules.parsing import IN_EXPRESSIONS, schedule_from_expression, values_from_expression
+
+    known = {name: getattr(policies, name) for name in policies.__all__}
+    rows, captions = list[torch.Tensor](), list[list[str]]()
+    with Loader(
+        data, schedule_from_expression(schedule, known={**IN_EXPRESSIONS, **known}), batch_size=images, seed=seed,
+        augment=values_from_expression(augment, known), dtype=torch.uint8, normalize=None, with_spec=True,
+    ) as loader:  # fmt: skip
+        for shown, _, plan in islice(loader, steps):
+            rows += shown if isinstance(shown, tuple) else (shown,)
+            captions += plan.captions()
+    plot_batch(rows, output, num_images=images, captions=captions)
+    _tell(output, as_json=as_json)
+
+
 @plot.command("run")
 def plot_run_command(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders with a log.jsonl each.")],

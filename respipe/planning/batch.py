@@ -107,6 +107,14 @@ class BatchPlan:
             return self.size_boxes
         return np.repeat(self.boxes[:, None], len(self.step.sizes), axis=1)
 
+    def captions(self) -> list[list[str]]:
+        """What is done to the pixels of each image in words, for each of the step's sizes or crops."""
+        if self.views:
+            by_view = (view.captions()[0] for view in self.views)
+            return [some[at : at + len(self)] for some in by_view for at in range(0, len(some), max(1, len(self)))]
+        texts = [self.augmentation.describe(row) if self.augmentation is not None else "" for row in range(len(self))]
+        return [texts] * len(self.step.sizes)
+
     def replace(self, **changes: Any) -> BatchPlan:
         """Another plan, which differs in the fields given."""
         return BatchPlan(**{**self.__getstate__(), **changes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
 
 _LABEL_WIDTH = 64
 _PIXELS_PER_INCH = 100
+# Width and height of a character of captions in pixels.
+_CHARACTER = 5, 9
 
 
-def plot_batch(batches: Sequence[Images], path: str | os.PathLike[str], *, num_images: int = 8) -> None:
+def plot_batch(
+    batches: Sequence[Images],
+    path: str | os.PathLike[str],
+    *,
+    num_images: int = 8,
+    captions: Sequence[Sequence[str]] = (),
+) -> None:
     """Draw one row of images per batch, all at the same scale, so that a 112 px image is half as wide as a 224 px one.
 
     Args:
@@ -30,23 +39,30 @@ def plot_batch(batches: Sequence[Images], path: str | os.PathLike[str], *, num_i
             their smallest value is black and their largest white.
         path: where the picture goes; the suffix decides the format.
         num_images: images shown of each batch.
+        captions: what to write below each image of each batch, such as
+            :meth:`respipe.sampling.BatchPlan.captions` says; nothing where left out.
 
     Raises:
         ValueError: there is no batch, or one has another shape.
         MissingBackendError: matplotlib is not installed.
     """
-    save(batch_figure(batches, num_images=num_images), path)
+    save(batch_figure(batches, num_images=num_images, captions=captions), path)
 
 
 @styled
-def batch_figure(batches: Sequence[Images], *, num_images: int = 8) -> Figure:
+def batch_figure(batches: Sequence[Images], *, num_images: int = 8, captions: Sequence[Sequence[str]] = ()) -> Figure:
     """The figure that :func:`plot_batch` writes, one pixel of it for each pixel of the images or a multiple."""
     rows = [_pixels(batch)[:num_images] for batch in batches]
     if not rows:
         raise ValueError("`batches` must hold at least one batch; got none. Pass a sequence of image tensors.")
-    canvas, tops = compose(rows)
+    zoom = max(1, round(900 / compose(rows)[0].shape[1]))
+    texts = [
+        [textwrap.fill(text, max(8, zoom * row.shape[1] // _CHARACTER[0])) for text in some[:num_images]]
+        for row, some in zip(rows, captions or [()] * len(rows), strict=True)
+    ]
+    lines = max((text.count("\n") + 1 for some in texts for text in some if text), default=0)
+    canvas, tops = compose(rows, below=-(-lines * _CHARACTER[1] // zoom))
     height, width = canvas.shape[:2]
-    zoom = max(1, round(900 / width))
     inches = zoom / _PIXELS_PER_INCH
     figure = new_figure((width + _LABEL_WIDTH / zoom) * inches, height * inches, dpi=_PIXELS_PER_INCH)
     figure.set_layout_engine("none")
@@ -64,18 +80,26 @@ def batch_figure(batches: Sequence[Images], *, num_images: int = 8) -> Figure:
             va="center",
             annotation_clip=False,
         )
+    for row, top, some in zip(rows, tops, texts, strict=True):
+        for place, text in enumerate(some):
+            left = _gap(rows) + place * (row.shape[2] + _gap(rows))
+            axes.text(left, top + row.shape[1], text, fontsize=6, va="top", family="monospace", linespacing=1.0)
     return figure
 
 
-def compose(rows: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[int]]:
-    """Lay rows of (n, S, S, 3) images out on one white canvas.
+def _gap(rows: Sequence[NDArray[np.uint8]]) -> int:
+    return max(2, max(row.shape[1] for row in rows) // 32)
+
+
+def compose(rows: Sequence[NDArray[np.uint8]], *, below: int = 0) -> tuple[NDArray[np.uint8], list[int]]:
+    """Lay rows of (n, S, S, 3) images out on one white canvas, with so many white pixels below each of them.
 
     Returns:
         the (H, W, 3) canvas and the y of each row's upper edge.
     """
-    gap = max(2, max(row.shape[1] for row in rows) // 32)
+    gap = _gap(rows)
     width = max(len(row) * (row.shape[2] + gap) for row in rows) + gap
-    height = sum(row.shape[1] + gap for row in rows) + gap
+    height = sum(row.shape[1] + below + gap for row in rows) + gap
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     tops: list[int] = []
     top = gap
@@ -85,7 +109,7 @@ def compose(rows: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[
             left = gap + place * (size + gap)
             canvas[top : top + size, left : left + size] = image
         tops.append(top)
-        top += size + gap
+        top += size + below + gap
     return canvas, tops
 
 

@@ -26,8 +26,8 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 }
 """Every schedule by the name that recipes and expressions use."""
 
-# What expressions may name besides: a recipe's training knows no loss for such steps.
-_IN_EXPRESSIONS: Mapping[str, Callable[..., Any]] = {**SCHEDULES, "MultiCrop": MultiCrop, "View": View}
+IN_EXPRESSIONS: Mapping[str, Callable[..., Any]] = {**SCHEDULES, "MultiCrop": MultiCrop, "View": View}
+"""What expressions may name: more than recipes, whose training knows no loss for such steps."""
 
 
 def schedule_from_config(config: Mapping[str, Any], *, num_epochs: int | None = None) -> Schedule:
@@ -46,7 +46,9 @@ def schedule_from_config(config: Mapping[str, Any], *, num_epochs: int | None = 
     return _build(config["name"], (), fields, num_epochs=num_epochs)
 
 
-def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Schedule:
+def schedule_from_expression(
+    text: str, *, num_epochs: int | None = None, known: Mapping[str, Callable[..., Any]] = IN_EXPRESSIONS
+) -> Schedule:
     """Build a schedule from an expression such as ``TRD(224, 112, 0.5, milestones=(75, 150, 225))``.
 
     The text is parsed, never run: one call of a known schedule, whose arguments are literals, views or schedules.
@@ -54,6 +56,7 @@ def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Sch
     Args:
         text: the expression.
         num_epochs: length of the run, for schedules that have such a field and are not told otherwise.
+        known: what may be called, by name.
 
     Raises:
         ValueError: the text is anything else, or an argument is unknown, missing or out of range.
@@ -62,7 +65,7 @@ def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Sch
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise TypeError("not a call")
-        schedule = _called(call, call.func.id, num_epochs)
+        schedule = _called(call, call.func.id, known, num_epochs)
     except (SyntaxError, TypeError, RecursionError, MemoryError, _NoLiteralError) as error:
         raise ValueError(
             f"`schedule` must be one schedule with literal arguments; got {text[:200]!r}. "
@@ -73,26 +76,42 @@ def schedule_from_expression(text: str, *, num_epochs: int | None = None) -> Sch
     return schedule
 
 
+def values_from_expression(text: str, known: Mapping[str, Callable[..., Any]]) -> tuple[Any, ...]:
+    """The values of literals and calls between commas, such as ``RandAugment(2, 9), RandomErasing(0.25)``.
+
+    Args:
+        text: parsed, never run.
+        known: what may be called, by name.
+
+    Raises:
+        ValueError: the text is anything else, or an argument is unknown, missing or out of range.
+    """
+    try:
+        return _value(ast.parse(f"[{text.strip()}]", mode="eval").body, known, None)
+    except (SyntaxError, TypeError, RecursionError, MemoryError, _NoLiteralError) as error:
+        raise ValueError(f"An expression must call some of {', '.join(known)}; got {text[:200]!r}.") from error
+
+
 class _NoLiteralError(Exception):
     """A part of an expression is neither a literal nor a call of what is known."""
 
 
-def _value(node: ast.expr, num_epochs: int | None) -> Any:
+def _value(node: ast.expr, known: Mapping[str, Callable[..., Any]], num_epochs: int | None) -> Any:
     """What a literal stands for, a call of what is known, or a sequence of them."""
     if isinstance(node, ast.List | ast.Tuple):
-        return tuple(_value(one, num_epochs) for one in node.elts)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _IN_EXPRESSIONS:
-        return _called(node, node.func.id, num_epochs)
+        return tuple(_value(one, known, num_epochs) for one in node.elts)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+        return _called(node, node.func.id, known, num_epochs)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:
         raise _NoLiteralError from error
 
 
-def _called(call: ast.Call, name: str, num_epochs: int | None) -> Any:
-    arguments = [_value(argument, num_epochs) for argument in call.args]
-    fields = {_field_name(keyword): _value(keyword.value, num_epochs) for keyword in call.keywords}
-    return _build(name, arguments, fields, num_epochs=num_epochs, known=_IN_EXPRESSIONS)
+def _called(call: ast.Call, name: str, known: Mapping[str, Callable[..., Any]], num_epochs: int | None) -> Any:
+    arguments = [_value(argument, known, num_epochs) for argument in call.args]
+    fields = {_field_name(keyword): _value(keyword.value, known, num_epochs) for keyword in call.keywords}
+    return _build(name, arguments, fields, num_epochs=num_epochs, known=known)
 
 
 def _field_name(keyword: ast.keyword) -> str:
