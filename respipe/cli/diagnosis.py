@@ -21,7 +21,7 @@ _OPTIONAL = {
     "matplotlib": "plots",
     "tensorboard": "training logs",
 }
-_EXTRAS = {"matplotlib": "plots", "tensorboard": "train"}
+_EXTRAS = {"matplotlib": "plots", "tensorboard": "train", "scipy": "imagenet"}
 
 
 def diagnose() -> dict[str, Any]:

@@ -6,12 +6,14 @@ import io
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from respipe.conversion import convert
+from respipe.conversion.engine import known_faults
 from respipe.conversion.sources import SourceOptions, open_source
 from respipe.errors import ConversionError, MissingBackendError, StorageError
 from respipe.storage import BetonDataset
@@ -92,6 +94,24 @@ def test_class_archives_that_are_cut_empty_or_something_else_are_one_fault_each(
     imagenet.cut(whole, members(whole)[1].offset_data + images[2].offset_data + 10)
     (note,) = left_out(whole, tmp_path / "y.beton", 1)
     assert "bee.tar ends after 10 of its" in note
+
+
+@pytest.mark.parametrize("make", [tar_of_tars, tar_of_folders])
+@pytest.mark.parametrize("damage", ["cut", "zeroed"])
+def test_wherever_a_tar_is_damaged_no_image_is_lost_in_silence(
+    jpeg_folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], damage: str
+) -> None:
+    whole = make(jpeg_folder, tmp_path / "x.tar").read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    for place in range(200, end, 1531):
+        hole = bytes(min(512, end - 1 - place))
+        data = whole[:place] if damage == "cut" else whole[:place] + hole + whole[place + len(hole) :]
+        (tmp_path / "x.tar").write_bytes(data)
+        try:
+            source = open_source(tmp_path / "x.tar", format="archive")
+        except StorageError:
+            continue
+        assert len(source) - len(known_faults(source)) == 18 or known_faults(source)
 
 
 def test_a_tar_in_which_nothing_is_left_is_refused(jpeg_folder: Path, tmp_path: Path) -> None:

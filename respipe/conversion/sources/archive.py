@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,27 +23,40 @@ from respipe.conversion.sources.labels import is_flat, with_label_file
 from respipe.errors import CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.string_table import TextTable
+from respipe.storage.beton.structure import format_of
 from respipe.storage.class_folder import SPLITS, are_splits, counted, is_litter
 from respipe.storage.fields import Column
 from respipe.storage.upright import EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
-_TAR, _ZIP = (257, b"ustar"), (0, b"PK\3\4")
 _TAR_BLOCK = 512
-# Bytes of a zip member's header before its name, and where that says how long name and extra field are.
-_ZIP_HEADER, _ZIP_LENGTHS = 30, slice(26, 30)
-_LINK = -1
+# Zeros at the end of a tar are fewer than this.
+_TAR_PADDING = 2 << 20
+# Bytes of a zip member's header before its name, how it begins, and where it says how long name and extra field are.
+_ZIP_HEADER, _ZIP_MARK, _ZIP_LENGTHS = 30, b"PK\3\4", slice(26, 30)
+
+# How a member is stored: plainly, or in a zip after a header of its own, where 0 and 8 are the zip's words.
+_PLAIN, _STORED, _DEFLATED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+
+
+# What opening an archive raises where it is damaged.
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, IndexError, NotImplementedError),
+    struct.error,
+)
 
 
 class Member(NamedTuple):
-    """Name within the archive, place and length in bytes of what is stored, whether that is deflated, what is wrong."""
+    """Name within the archive, place and length in bytes of what is stored, how it is, and what is wrong with it."""
 
     name: str
     place: int
     size: int
-    deflated: bool = False
+    coding: int = _PLAIN
     fault: str = ""
+    is_link: bool = False
+    is_packed: bool = False  # in a tar within the tar
 
     @property
     def folders(self) -> list[str]:
@@ -82,7 +96,7 @@ class ArchiveSource:
             for index, row in enumerate(order)
             if found[row].fault or last[found[row].name.removeprefix("./")] != row
         }
-        self._names = TextTable.of(found[row].name.replace("!", "") for row in order)
+        self._names = TextTable.of(found[row].name for row in order)
         self._places = np.array([found[row][1:4] for row in order], np.int64)
         values = np.array([labels[row] for row in order], np.int64)
         known = noted(values, self.faults, self.name) if self.faults else values
@@ -100,13 +114,18 @@ class ArchiveSource:
         """One member's bytes; see :meth:`respipe.conversion.Source.read`."""
         if index in self.faults:
             raise CorruptImageError(self.faults[index], index=index)
-        place, size, deflated = self._places[index].tolist()
+        place, size, coding = self._places[index].tolist()
         with self._path.open("rb") as file:
             file.seek(place)
+            if coding != _PLAIN:
+                header = file.read(_ZIP_HEADER)
+                if len(header) < _ZIP_HEADER or not header.startswith(_ZIP_MARK):
+                    raise CorruptImageError("it is not where the archive's directory says", index=index)
+                file.seek(sum(np.frombuffer(header[_ZIP_LENGTHS], "<u2").tolist()), io.SEEK_CUR)
             data = file.read(size)
         if len(data) < size:
             raise CorruptImageError(f"the archive ends after {len(data)} of its {size} bytes", index=index)
-        if not deflated:
+        if coding != _DEFLATED:
             return data
         try:
             return zlib.decompress(data, wbits=-zlib.MAX_WBITS)
@@ -120,17 +139,17 @@ class ArchiveSource:
 
 def _members(path: Path) -> Iterator[Member]:
     try:
-        if _begins(path, *_ZIP):
+        if _is_zip(path):
             yield from _zip_members(path)
         else:
             with path.open("rb") as file:
                 yield from tar_members(file, path.name, 0, path.stat().st_size)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except _BROKEN as error:
         raise StorageError(f"{path} cannot be read as an archive: {error}. Is it whole? Copy it again.") from error
 
 
 def tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str = "") -> Iterator[Member]:
-    """Every file in a tar, and those in the tars in it, whose names are followed by "!".
+    """Every file in a tar, and those in the tars in it, whose names are their folders'.
 
     Args:
         file: holds the tar.
@@ -138,73 +157,74 @@ def tar_members(file: IO[bytes], name: str, start: int, stop: int, prefix: str =
         start, stop: bytes of the file where the tar begins and should end; the file may end before.
         prefix: of the names of members.
     """
-    previous = ""
+    previous, told = "", False
     end = min(stop, file.seek(0, io.SEEK_END))
     try:
         file.seek(start)
         if end - start < _TAR_BLOCK:
             raise tarfile.ReadError("it is empty")
         archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the caller closes the file
-        while (archive.firstmember is not None or archive.offset < end) and (member := archive.next()) is not None:
+        while not told and (archive.firstmember is not None or archive.offset < end):
+            if (member := archive.next()) is None:
+                break
             archive.members.clear()  # it would keep every one in memory
-            previous, place = member.name, member.offset_data
-            if member.size < 0:
-                raise ValueError("a length below zero")
-            if member.isfile() and member.name.lower().endswith(".tar") and not prefix:
-                inner = f"{PurePosixPath(member.name).stem}!/"
-                yield from tar_members(file, member.name, place, place + member.size, inner)
-            elif not member.isdir():
-                cut = f"{name} ends after {max(0, end - place)} of its {member.size} bytes"
-                fault = cut if place + member.size > end else ""
-                yield Member(f"{prefix}{member.name}", place, member.size if member.isfile() else _LINK, fault=fault)
-            if place + member.size > end:
-                return
-        if not (fault := _wrong_end(file, archive.offset, end)):
-            return
+            previous = member.name
+            for each in _files_of(file, member, name, end, prefix):
+                told |= bool(each.fault) and member.offset_data + member.size > end
+                yield each
+        fault = "" if told else _wrong_end(file, archive.offset, end)
     except (tarfile.TarError, ValueError) as error:
         if not previous and not prefix:
             raise
         fault = str(error)
-    folder, slash, last = previous.rpartition("/")
-    lost = f"{folder}{slash}what follows {last}" if last else name
-    yield Member(f"{prefix}{lost}", start, 0, fault=f"lost, as {name} is damaged: {fault}")
+    if fault:
+        folder, slash, last = previous.rpartition("/")
+        lost = f"{folder}{slash}what follows {last}" if last else name
+        fault = f"lost, as {name} is damaged: {fault}"
+        yield Member(f"{prefix}{lost}", start, 0, fault=fault, is_packed=bool(prefix))
+
+
+def _files_of(file: IO[bytes], member: tarfile.TarInfo, name: str, end: int, prefix: str) -> Iterator[Member]:
+    """One member of a tar, which ends at a byte of the file; or the members of the tar that it is."""
+    place, size = member.offset_data, member.size
+    if size < 0:
+        raise ValueError("a length below zero")
+    if member.isfile() and member.name.lower().endswith(".tar") and not prefix:
+        yield from tar_members(file, member.name, place, place + size, f"{PurePosixPath(member.name).stem}/")
+    elif not member.isdir():
+        fault = f"{name} ends after {max(0, end - place)} of its {size} bytes" if place + size > end else ""
+        yield Member(f"{prefix}{member.name}", place, size, _PLAIN, fault, not member.isfile(), bool(prefix))
 
 
 def _wrong_end(file: IO[bytes], place: int, end: int) -> str:
-    """What is wrong with the place in a tar where there is no further header; empty where it is marked as the end."""
+    """What is wrong with the place in a tar where there is no further header; empty where zeros mark it as the end."""
     file.seek(place)
-    mark = file.read(max(0, min(_TAR_BLOCK, end - place)))
+    mark = file.read(max(0, min(_TAR_PADDING, end - place)))
+    if mark.strip(b"\0"):
+        return f"what is at byte {place:,} is no header"
     if len(mark) < _TAR_BLOCK:
         return "it ends without an end mark"
-    return f"what is at byte {place:,} is no header" if any(mark) else ""
+    return "" if len(mark) < _TAR_PADDING else "it ends in zeros, as what was not downloaded does"
 
 
 def _zip_members(path: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        end = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if member.flag_bits & 1 or member.compress_type not in (_STORED, _DEFLATED):
                 raise ValueError(f"{printable(member.filename)} is encrypted or compressed otherwise than by deflating")
-            file.seek(member.header_offset)
-            header = file.read(_ZIP_HEADER)
-            is_whole = len(header) == _ZIP_HEADER and header.startswith(_ZIP[1])
-            name, extra = np.frombuffer(header[_ZIP_LENGTHS], "<u2").tolist() if is_whole else (0, 0)
-            place = member.header_offset + _ZIP_HEADER + name + extra
-            is_whole &= place + member.compress_size <= end
-            fault = "" if is_whole else "it is not where the archive's directory says"
-            deflated = member.compress_type == zipfile.ZIP_DEFLATED
-            yield Member(member.filename, place, member.compress_size, deflated, fault)
+            name = member.filename.replace("\\", "/")
+            yield Member(name, member.header_offset, member.compress_size, member.compress_type)
 
 
 def _is_passed_over(member: Member, skipped: Counter[str]) -> bool:
     name = member.name
     if member.fault:
         return False
-    if any(is_litter(part) for part in name.replace("!", "").split("/") if part != "."):
+    if any(is_litter(part) for part in name.split("/") if part != "."):
         skipped["hidden names and litter"] += 1
-    elif member.size == _LINK:
+    elif member.is_link:
         skipped["links"] += 1
     elif not name.lower().endswith(EXTENSIONS):
         skipped[f"{printable(PurePosixPath(name).suffix.lower()) or 'no extension'} files"] += 1
@@ -214,9 +234,9 @@ def _is_passed_over(member: Member, skipped: Counter[str]) -> bool:
 
 
 def _kind(path: Path, first: Sequence[Member]) -> str:
-    of = "class archives" if any("!" in each.name for each in first) else "class folders"
+    of = "class archives" if any(each.is_packed for each in first) else "class folders"
     of = "images" if first and not first[0].folders else of
-    return f"{'zip' if _begins(path, *_ZIP) else 'tar'} of {of}"
+    return f"{'zip' if _is_zip(path) else 'tar'} of {of}"
 
 
 def _of_split(path: Path, found: list[Member], split: str | None, *, flat: bool) -> tuple[list[Member], bool]:
@@ -249,7 +269,7 @@ def _classes(path: Path, found: list[Member], *, flat: bool) -> tuple[tuple[str,
     depth = 0
     while paths and all(len(parts) > depth + 1 and parts[depth] == paths[0][depth] for parts in paths):
         depth += 1
-    classes = tuple(sorted({"".join(parts[depth : depth + 1]).rstrip("!") for parts in paths}))
+    classes = tuple(sorted({"".join(parts[depth : depth + 1]) for parts in paths}))
     # Where all images are in one folder called "val", that is no class.
     if not paths or (not flat and ("" in classes or (len(classes) == 1 and classes[0].lower() in SPLITS))):
         first = f" ({found[0].name}: {found[0].fault})" if not paths and found else ""
@@ -261,21 +281,19 @@ def _classes(path: Path, found: list[Member], *, flat: bool) -> tuple[tuple[str,
     if flat:
         return (), [0] * len(found)
     numbers = {name: number for number, name in enumerate(classes)}
-    return classes, [numbers.get("".join(each.folders[depth:][:1]).rstrip("!"), -1) for each in found]
+    return classes, [numbers.get("".join(each.folders[depth:][:1]), -1) for each in found]
 
 
-def _begins(path: Path, start: int, mark: bytes) -> bool:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(len(mark)) == mark
+def _is_zip(path: Path) -> bool:
+    return format_of(path) == "a zip archive"
 
 
 def _is_archive(given: Any) -> bool:
-    return (
-        isinstance(given, str)
-        and Path(given).is_file()
-        and (_begins(Path(given), *_TAR) or _begins(Path(given), *_ZIP))
-    )
+    if not isinstance(given, str) or not Path(given).is_file():
+        return False
+    found = format_of(Path(given))
+    # Tars of old have no mark, and what is left of one may be nothing at all.
+    return found in ("a tar archive", "a zip archive") or (found is None and Path(given).suffix == ".tar")
 
 
 def open_archive(given: str, options: SourceOptions) -> Source:
@@ -289,7 +307,7 @@ def open_archive(given: str, options: SourceOptions) -> Source:
 def _glance(given: str) -> str:
     path = Path(given)
     first = (member for member in _members(path) if not _is_passed_over(member, Counter()))
-    return "zip" if _begins(path, *_ZIP) else _kind(path, [*islice(first, 1)])
+    return "zip" if _is_zip(path) else _kind(path, [*islice(first, 1)])
 
 
 SPEC = SourceSpec(

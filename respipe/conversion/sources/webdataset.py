@@ -235,7 +235,7 @@ def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, str, tuple[int, 
     for member in counted(tar_members(file, path.name, 0, path.stat().st_size), path, "files"):
         folder, _, name = member.name.removeprefix("./").rpartition("/")
         key, dot, extension = name.partition(".")
-        if member.fault or (dot and key and member.size >= 0 and not any(map(is_litter, (*folder.split("/"), name)))):
+        if member.fault or (dot and key and not member.is_link and not any(map(is_litter, (*folder.split("/"), name)))):
             extension = extension.lower() if extension.lower() in _COMPANIONS | _IMAGES.keys() else extension
             yield f"{folder}/{key}" if folder else key, extension, (member.place, member.size), member.fault
 
