@@ -6,6 +6,7 @@ blocks of shell, the lines that call ``respipe`` are run.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -24,7 +25,7 @@ import respipe
 from respipe.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "demo.ipynb"]
 
 _BLOCK = re.compile(
     r"(?:<!-- test: (?P<smaller>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -34,16 +35,23 @@ _BLOCK = re.compile(
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
     """The language and text of what a page has to run, each block at the lines where it stands."""
     text = page.read_text()
+    if page.suffix == ".ipynb":
+        for cell in json.loads(text)["cells"]:
+            if cell["cell_type"] == "code":
+                yield "python", made_smaller("".join(cell["source"]), cell["metadata"].get("test"))
+        return
     for block in _BLOCK.finditer(text):
-        if block["language"] not in ("python", "sh"):
-            continue
-        code = block["text"]
-        for change in (block["smaller"] or "").split("; "):
-            if change:
-                old, new = change.split(" -> ")
-                assert old in code, f"{page.name}: nothing to make smaller in {old!r}"
-                code = code.replace(old, new)
-        yield block["language"], "\n" * text.count("\n", 0, block.start("text")) + code
+        if block["language"] in ("python", "sh"):
+            code = made_smaller(block["text"], block["smaller"])
+            yield block["language"], "\n" * text.count("\n", 0, block.start("text")) + code
+
+
+def made_smaller(code: str, changes: str | None) -> str:
+    for change in changes.split("; ") if changes else ():
+        old, new = change.split(" -> ")
+        assert old in code, f"nothing to make smaller in {old!r}"
+        code = code.replace(old, new)
+    return code
 
 
 def run_commands(text: str) -> None:
@@ -74,6 +82,7 @@ def test_what_a_page_shows_runs_as_printed(
 ) -> None:
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
     names: dict[str, object] = {"__name__": "__main__"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
