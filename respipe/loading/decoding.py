@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from respipe.backends.base import Backend, ReadJob
-from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard
+from respipe.loading.read_ahead import route_views, routed_ahead
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
 
@@ -43,10 +43,15 @@ def decode_in_order(
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
+<<<<<<< HEAD
     batches = _InFlight(backend, dataset, guard, routed)
+=======
+    batches = _InFlight(backend, dataset, guard, level_margin)
+    ahead = routed_ahead(dataset, plans, margin=level_margin)
+>>>>>>> b786dc0 (Tell the kernel which bytes the next batches need)
     try:
-        for plan in plans:
-            batches.submit(plan)
+        for plan, jobs in ahead:
+            batches.submit(plan, jobs)
             # A decoding thread that is done needs the interpreter to go on with the next batch.
             time.sleep(0)
             room = batches.room
@@ -54,6 +59,7 @@ def decode_in_order(
                 yield from batches.collect_until(room // 2)
         yield from batches.collect_until(0)
     finally:
+        ahead.close()
         backend.reset()
 
 
@@ -88,10 +94,19 @@ class _InFlight:
         """How many batches like the last one the backend needs to be busy."""
         return min(self._backend.room(job) for job, _ in self._submitted[-1].jobs)
 
+<<<<<<< HEAD
     def submit(self, plan: BatchPlan) -> None:
         """Start decoding a batch without its damaged samples, as far as they are known."""
         plan = self._guard.admit(plan)
         jobs = tuple(self._guard.must_check(self._routed(self._dataset, one)) for one in plan.views or (plan,))
+=======
+    def submit(self, planned: BatchPlan, routed: Iterable[ReadJob] = ()) -> None:
+        """Start decoding a batch, routed or not, without its damaged samples, as far as they are known."""
+        plan = self._guard.admit(planned)
+        if plan is not planned or not routed:
+            routed = route_views(self._dataset, plan, margin=self._level_margin)
+        jobs = tuple(map(self._guard.must_check, routed))
+>>>>>>> b786dc0 (Tell the kernel which bytes the next batches need)
         for job, _ in jobs:
             self._backend.submit(job)
         self._submitted.append(_Submitted(plan, jobs))

@@ -1,0 +1,150 @@
+"""Telling the kernel which bytes of a file the next batches need, so that it reads these and nothing else.
+
+Left to itself it reads around every page that is touched first, megabytes on some systems: for small images, which lie
+apart, many times what they have. The plan knows better.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respipe.backends.base import ReadJob
+from respipe.backends.pool import DaemonPool
+from respipe.backends.routing import route
+from respipe.planning.batch import BatchPlan
+from respipe.storage.dataset import Bytes, Dataset
+
+Routed = tuple[BatchPlan, tuple[ReadJob, ...]]
+
+# How many batches, beside those that are being decoded, the kernel is told of.
+_BATCHES_AHEAD = 4
+
+# After so many batches without a read from disk, the kernel is told of one in so many.
+_QUIET = 8
+
+_RANDOM, _WILL_NEED = 1, 3
+
+
+def routed_ahead(dataset: Dataset, plans: Iterable[BatchPlan], *, margin: float) -> Generator[Routed, None, None]:
+    """Each plan with a job for each of its views, after the kernel was told of some that follow.
+
+    Args:
+        dataset: where the images are.
+        plans: batches in the order in which they will be decoded.
+        margin: see :func:`respipe.backends.routing.route`.
+    """
+    kernel = Kernel(dataset.buffers)
+    waiting: deque[Routed] = deque()
+    try:
+        for plan in plans:
+            jobs = route_views(dataset, plan, margin=margin)
+            kernel.announce(jobs)
+            waiting.append((plan, jobs))
+            if len(waiting) > (_BATCHES_AHEAD if kernel.listens else 0):
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        kernel.close()
+
+
+def route_views(dataset: Dataset, plan: BatchPlan, *, margin: float) -> tuple[ReadJob, ...]:
+    """A job for each view of a batch, or for the batch."""
+    return tuple(route(dataset, one, margin=margin) for one in plan.views or (plan,))
+
+
+class Kernel:
+    """Whom to tell of the bytes that memory-mapped files will be asked for: in the background, and on Linux only.
+
+    Args:
+        buffers: the memory maps. From now on no more of them is read than is asked for.
+    """
+
+    def __init__(self, buffers: tuple[Bytes, ...]) -> None:
+        self._buffers = buffers  # which thereby stay mapped
+        advise = _madvise() if buffers else None
+        self.listens = advise is not None
+        if advise is not None:
+            self._advise = advise
+            self._starts = np.array([buffer.ctypes.data for buffer in buffers], np.int64)
+            self._asked: list[Future[None]] = []
+            self._disk = _Disk()
+            self._thread = DaemonPool(1, "respipe-ahead")
+            sizes = np.array([buffer.size for buffer in buffers], np.int64)
+            self._thread.submit(_advise_all, advise, _whole_pages(self._starts, sizes), _RANDOM)
+
+    def announce(self, jobs: Iterable[ReadJob]) -> None:
+        """Tell of the stored images of some jobs, unless the kernel is still busy with those of several before."""
+        if not self.listens:
+            return
+        self._asked = [future for future in self._asked if not future.done()]
+        if len(self._asked) < _BATCHES_AHEAD:
+            rows = np.concatenate([job.rows for job in jobs])
+            spans = _whole_pages(self._starts[rows["buffer"]] + rows["offset"], rows["length"])
+            self._asked.append(self._thread.submit(self._disk.ask_for, self._advise, spans))
+
+    def close(self) -> None:
+        """End the thread."""
+        if self.listens:
+            self.listens = False
+            self._thread.close()
+
+
+class _Disk:
+    """Whether there is anything to read: where all is in memory, most of the advice is not given."""
+
+    def __init__(self) -> None:
+        self._num_read, self._num_quiet = -1, 0
+
+    def ask_for(self, advise: Callable[[int, int, int], int], spans: NDArray[np.int64]) -> None:
+        """Give advice, unless this process has read nothing since the last several times."""
+        num_read = _bytes_read()
+        self._num_quiet = self._num_quiet + 1 if num_read == self._num_read else 0
+        self._num_read = num_read
+        if self._num_quiet < _QUIET or self._num_quiet % _QUIET == 0:
+            _advise_all(advise, spans, _WILL_NEED)
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has had read from disks; without an answer some other number each time."""
+    try:
+        with Path("/proc/self/io").open("rb") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(b"read_bytes"))
+    except (OSError, StopIteration):
+        return time.monotonic_ns()
+
+
+def _whole_pages(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 2) start and length of the memory pages that hold some bytes, rising, neighbours as one."""
+    order = np.argsort(starts)
+    first = starts[order] // mmap.PAGESIZE
+    stop = np.maximum.accumulate(-(-(starts[order] + lengths[order]) // mmap.PAGESIZE))
+    apart = np.flatnonzero(np.concatenate([[True], first[1:] > stop[:-1]]))
+    last = np.append(apart[1:], len(first)) - 1
+    return np.stack([first[apart], stop[last] - first[apart]], axis=1) * mmap.PAGESIZE
+
+
+def _advise_all(advise: Callable[[int, int, int], int], spans: NDArray[np.int64], advice: int) -> None:
+    # What it returns is of no use: advice that cannot be taken changes nothing.
+    for start, length in spans.tolist():
+        advise(start, length, advice)
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The system's function, which other threads need not wait for, unlike Python's own; None beyond Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function

@@ -1,0 +1,99 @@
+"""The kernel is told of the bytes of the next batches, all of them and no others, and batches stay what they are."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import respipe
+from respipe.loading import read_ahead
+from respipe.storage import open_dataset
+from tests.small_pages import convert_small
+
+PAGE = mmap.PAGESIZE
+
+
+@pytest.fixture(scope="module")
+def beton(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ahead") / "x.beton"
+    convert_small(jpeg_folder, path)
+    return path
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """What the kernel is told: start, length and advice."""
+    calls: list[tuple[int, int, int]] = []
+
+    def advise(*call: int) -> int:
+        calls.append(call)
+        return 0
+
+    monkeypatch.setattr(read_ahead, "_madvise", lambda: advise)
+    monkeypatch.setattr(read_ahead, "_QUIET", 10**9)  # all is in memory here
+    return calls
+
+
+def batches(data: Any, size: int = 24) -> list[torch.Tensor]:
+    options: dict[str, Any] = {"batch_size": 3, "backend": "reference", "num_threads": 1, "seed": 1}
+    with respipe.Loader(data, respipe.schedules.Constant(size), **options) as loader:
+        return [images for images, _ in loader]
+
+
+@pytest.mark.parametrize("size", [24, 60, 120])
+def test_the_kernel_is_told_of_the_pages_of_the_stored_images_and_no_others(
+    beton: Path, told: list[tuple[int, int, int]], size: int
+) -> None:
+    with closing(open_dataset(beton)) as dataset:
+        with respipe.Loader(
+            dataset, respipe.schedules.Constant(size), batch_size=3, backend="reference", with_spec=True
+        ) as loader:
+            plans = [plan for _, _, plan in loader]
+        base = dataset.buffers[0].ctypes.data
+        needed = set[int]()
+        for plan in plans:
+            (job,) = read_ahead.route_views(dataset, plan, margin=1.0)
+            for row in job.rows:
+                start = base + int(row["offset"])
+                needed |= set(range(start // PAGE, -(-(start + int(row["length"])) // PAGE)))
+        asked = [set(range(start // PAGE, (start + length) // PAGE)) for start, length, advice in told if advice == 3]
+        assert set().union(*asked) == needed
+        assert all(start % PAGE == 0 for start, _, _ in told)
+        (whole,) = {(start, length) for start, length, advice in told if advice == 1}
+        assert whole[0] == base
+        assert whole[1] >= dataset.buffers[0].size > whole[1] - PAGE
+
+
+def test_batches_are_the_same_with_and_without_it(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = batches(beton)
+    read_ahead._madvise.cache_clear()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not read_ahead.Kernel((np.zeros(10, np.uint8),)).listens
+    without = batches(beton)
+    read_ahead._madvise.cache_clear()
+    assert len(with_it) == len(without) == 6
+    assert all(map(torch.equal, with_it, without))
+
+
+def test_where_nothing_is_read_from_disk_most_advice_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    disk, spans = read_ahead._Disk(), np.array([[0, PAGE]])
+    monkeypatch.setattr(read_ahead, "_bytes_read", lambda: 7)
+    for _ in range(81):
+        disk.ask_for(lambda *_: calls.append(1) or 0, spans)
+    assert len(calls) == 8 + 10  # until it is known, and then every eighth
+    monkeypatch.setattr(read_ahead, "_bytes_read", lambda: 8)
+    disk.ask_for(lambda *_: calls.append(1) or 0, spans)
+    assert len(calls) == 19
+
+
+def test_overlapping_and_neighbouring_images_are_one_span() -> None:
+    starts, lengths = np.array([9 * PAGE, 10, 2 * PAGE - 5, 20 * PAGE]), np.array([1, PAGE, 10, 0])
+    assert read_ahead._whole_pages(starts, lengths).tolist() == [[0, 3 * PAGE], [9 * PAGE, PAGE], [20 * PAGE, 0]]
