@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from respipe.backends.base import Backend, ReadJob
+from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard
-from respipe.loading.read_ahead import route_views, routed_ahead
+from respipe.loading.read_ahead import routed_ahead
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
 
@@ -43,12 +44,12 @@ def decode_in_order(
     Raises:
         CorruptImageError: a sample is damaged and may not be left out.
     """
-<<<<<<< HEAD
-    batches = _InFlight(backend, dataset, guard, routed)
-=======
-    batches = _InFlight(backend, dataset, guard, level_margin)
-    ahead = routed_ahead(dataset, plans, margin=level_margin)
->>>>>>> b786dc0 (Tell the kernel which bytes the next batches need)
+
+    def routes(plan: BatchPlan) -> tuple[ReadJob, ...]:
+        return tuple(routed(dataset, one) for one in plan.views or (plan,))
+
+    batches = _InFlight(backend, guard, routes)
+    ahead = routed_ahead(plans, routes, dataset.buffers)
     try:
         for plan, jobs in ahead:
             batches.submit(plan, jobs)
@@ -74,16 +75,11 @@ class _InFlight:
     """Batches that were submitted to a backend, oldest first."""
 
     def __init__(
-        self,
-        backend: Backend,
-        dataset: Dataset,
-        guard: CorruptionGuard,
-        routed: Callable[[Dataset, BatchPlan], ReadJob],
+        self, backend: Backend, guard: CorruptionGuard, route: Callable[[BatchPlan], tuple[ReadJob, ...]]
     ) -> None:
         self._backend = backend
-        self._dataset = dataset
         self._guard = guard
-        self._routed = routed
+        self._route = route
         self._submitted: deque[_Submitted] = deque()
 
     def __len__(self) -> int:
@@ -94,22 +90,14 @@ class _InFlight:
         """How many batches like the last one the backend needs to be busy."""
         return min(self._backend.room(job) for job, _ in self._submitted[-1].jobs)
 
-<<<<<<< HEAD
-    def submit(self, plan: BatchPlan) -> None:
-        """Start decoding a batch without its damaged samples, as far as they are known."""
-        plan = self._guard.admit(plan)
-        jobs = tuple(self._guard.must_check(self._routed(self._dataset, one)) for one in plan.views or (plan,))
-=======
-    def submit(self, planned: BatchPlan, routed: Iterable[ReadJob] = ()) -> None:
+    def submit(self, planned: BatchPlan, jobs: Iterable[ReadJob] = ()) -> None:
         """Start decoding a batch, routed or not, without its damaged samples, as far as they are known."""
         plan = self._guard.admit(planned)
-        if plan is not planned or not routed:
-            routed = route_views(self._dataset, plan, margin=self._level_margin)
-        jobs = tuple(map(self._guard.must_check, routed))
->>>>>>> b786dc0 (Tell the kernel which bytes the next batches need)
-        for job, _ in jobs:
+        routed = jobs if jobs and plan is planned else self._route(plan)
+        checked = tuple(map(self._guard.must_check, routed))
+        for job, _ in checked:
             self._backend.submit(job)
-        self._submitted.append(_Submitted(plan, jobs))
+        self._submitted.append(_Submitted(plan, checked))
 
     def collect_until(self, left: int) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...]]]:
         """The oldest batches, until this many are left."""

@@ -11,7 +11,7 @@ import mmap
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,8 @@ from numpy.typing import NDArray
 
 from respipe.backends.base import ReadJob
 from respipe.backends.pool import DaemonPool
-from respipe.backends.routing import route
 from respipe.planning.batch import BatchPlan
-from respipe.storage.dataset import Bytes, Dataset
-
-Routed = tuple[BatchPlan, tuple[ReadJob, ...]]
+from respipe.storage.dataset import Bytes
 
 # How many batches, beside those that are being decoded, the kernel is told of.
 _BATCHES_AHEAD = 4
@@ -36,19 +33,21 @@ _QUIET = 8
 _RANDOM, _WILL_NEED = 1, 3
 
 
-def routed_ahead(dataset: Dataset, plans: Iterable[BatchPlan], *, margin: float) -> Generator[Routed, None, None]:
-    """Each plan with a job for each of its views, after the kernel was told of some that follow.
+def routed_ahead(
+    plans: Iterable[BatchPlan], route: Callable[[BatchPlan], tuple[ReadJob, ...]], buffers: Sequence[Bytes]
+) -> Generator[tuple[BatchPlan, tuple[ReadJob, ...]], None, None]:
+    """Each plan with its jobs, after the kernel was told of some that follow.
 
     Args:
-        dataset: where the images are.
         plans: batches in the order in which they will be decoded.
-        margin: see :func:`respipe.backends.routing.route`.
+        route: function of a plan for a job for each of its views.
+        buffers: the memory maps that the jobs name.
     """
-    kernel = Kernel(dataset.buffers)
-    waiting: deque[Routed] = deque()
+    kernel = Kernel(buffers)
+    waiting: deque[tuple[BatchPlan, tuple[ReadJob, ...]]] = deque()
     try:
         for plan in plans:
-            jobs = route_views(dataset, plan, margin=margin)
+            jobs = route(plan)
             kernel.announce(jobs)
             waiting.append((plan, jobs))
             if len(waiting) > (_BATCHES_AHEAD if kernel.listens else 0):
@@ -58,11 +57,6 @@ def routed_ahead(dataset: Dataset, plans: Iterable[BatchPlan], *, margin: float)
         kernel.close()
 
 
-def route_views(dataset: Dataset, plan: BatchPlan, *, margin: float) -> tuple[ReadJob, ...]:
-    """A job for each view of a batch, or for the batch."""
-    return tuple(route(dataset, one, margin=margin) for one in plan.views or (plan,))
-
-
 class Kernel:
     """Whom to tell of the bytes that memory-mapped files will be asked for: in the background, and on Linux only.
 
@@ -70,7 +64,7 @@ class Kernel:
         buffers: the memory maps. From now on no more of them is read than is asked for.
     """
 
-    def __init__(self, buffers: tuple[Bytes, ...]) -> None:
+    def __init__(self, buffers: Sequence[Bytes]) -> None:
         self._buffers = buffers  # which thereby stay mapped
         advise = _madvise() if buffers else None
         self.listens = advise is not None

@@ -117,8 +117,18 @@ def open_remote(url: str, cache: Cache) -> BetonDataset | ShardedDataset:
     except BaseException:
         os.close(in_use)
         raise
-    weakref.finalize(dataset, os.close, in_use).atexit = False
+    held = _Held()
+    weakref.finalize(held, os.close, in_use).atexit = False
+    for file in dataset.shards if isinstance(dataset, ShardedDataset) else (dataset,):
+        weakref.finalize(file, _Held.release, held).atexit = False
     return dataset
+
+
+class _Held:
+    """A lock for as long as any of several files is open, which may part from their dataset."""
+
+    def release(self) -> None:
+        """Let a file's hold of it go."""
 
 
 def _look_up(url: str) -> _Remote:

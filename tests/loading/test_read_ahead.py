@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import respipe
+from respipe.backends.routing import route
 from respipe.loading import read_ahead
 from respipe.storage import open_dataset
 from tests.small_pages import convert_small
@@ -59,8 +60,7 @@ def test_the_kernel_is_told_of_the_pages_of_the_stored_images_and_no_others(
         base = dataset.buffers[0].ctypes.data
         needed = set[int]()
         for plan in plans:
-            (job,) = read_ahead.route_views(dataset, plan, margin=1.0)
-            for row in job.rows:
+            for row in route(dataset, plan).rows:
                 start = base + int(row["offset"])
                 needed |= set(range(start // PAGE, -(-(start + int(row["length"])) // PAGE)))
         asked = [set(range(start // PAGE, (start + length) // PAGE)) for start, length, advice in told if advice == 3]

@@ -23,6 +23,7 @@ from respipe.errors import MissingBackendError, StorageError
 from respipe.storage import open_dataset
 from respipe.storage import remote as remote_module
 from respipe.storage.remote import Cache
+from respipe.storage.shards import ShardedDataset
 from tests.small_pages import convert_small
 from tests.storage.range_server import serving
 
@@ -202,8 +203,14 @@ def test_the_cache_stays_within_its_limit_and_removes_nothing_but_its_copies(
     assert size_of(tmp_path) <= 2 * num_bytes
     with pytest.raises(StorageError, match=r"of `cache_bytes` in .* hold datasets that are in use"):
         open_dataset("flaky://data/z", cache=cache)
+    assert isinstance(first, ShardedDataset)
+    shard = first.shards[0]
     first.close()
     del first
+    gc.collect()
+    with pytest.raises(StorageError, match=r"of `cache_bytes` in .* hold datasets that are in use"):
+        open_dataset("flaky://data/z", cache=cache)
+    del shard
     gc.collect()
     third = open_dataset("flaky://data/z", cache=cache)
     assert size_of(tmp_path) <= 2 * num_bytes
