@@ -83,7 +83,7 @@ class Inspection:
         levels: stored resolutions, largest first. Of a source the images as they are, told from those examined.
         num_examined: samples whose headers were read, or that of a source were decoded, spread evenly over all.
         decoding: a sentence on how much of an image must be decoded for a crop, and what would make it less.
-        num_bytes: of the file, or files, or of all files of the folder; of another source about that of its images.
+        num_bytes: of the file, or files; of a source those of its images, about where they are not listed.
         has_checksums: whether changed bytes can be found without decoding.
         settings: the conversion's settings, where recorded.
         source: what was converted, where recorded.
@@ -157,7 +157,7 @@ def _is_stored(path: object, format: str | None, options: SourceOptions) -> bool
         return True
     if isinstance(path, (str, os.PathLike)):
         spec = source_spec(os.fspath(cast("str", path)), format, options)
-        return spec.format == "beton" or (spec.format == "folder" and not options.given())
+        return spec.format == "beton"
     if isinstance(path, (list, tuple)):
         return all(isinstance(one, (str, os.PathLike)) for one in cast("Sequence[object]", path))
     return hasattr(path, "levels")
@@ -207,7 +207,7 @@ def _of_source(source: Source, path: str, command: str) -> Inspection:
     known = None
     if isinstance(values, np.ndarray):
         known = len(np.unique(np.delete(cast("NDArray[Any]", values), [*missing], axis=0), axis=0))
-    about = round(float(lengths.mean()) * len(source))
+    about = getattr(source, "num_bytes", round(float(lengths.mean()) * len(source)))
     return Inspection(
         path=path,
         kind=source.kind,
@@ -231,7 +231,7 @@ def _of_source(source: Source, path: str, command: str) -> Inspection:
             ),
         ),
         num_examined=len(examined),
-        decoding=f"Nothing is decoded in part before it is converted: `{command}`.",
+        decoding=f"Every file is decoded whole; `{command}` makes images that crops can be cut out of.",
         num_bytes=about,
         has_checksums=False,
         settings=None,

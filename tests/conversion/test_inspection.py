@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,17 @@ def test_damage_that_is_met_while_looking_is_told(jpeg_folder: Path, tmp_path: P
     found = inspect(tmp_path / "val", label_field="")
     assert (found.kind, found.fields, found.num_labels, found.passed_over) == ("flat folder", {}, 0, {".txt files": 1})
     assert [(note.index, note.reason) for note in found.faults] == [(4, "the file is empty")]
+
+
+def test_what_a_class_folder_passes_over_and_what_is_broken_is_told(jpeg_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(jpeg_folder, tmp_path / "x")
+    (tmp_path / "x/ant/0.jpg").write_bytes(b"")
+    (tmp_path / "x/ant/readme.md").touch()
+    found = inspect(tmp_path / "x")
+    assert (found.kind, found.num_samples, found.passed_over) == ("folder", 18, {".md files": 1})
+    assert [note.name for note in found.faults] == ["ant/0.jpg"]
+    with pytest.raises(TypeError, match="`labels` must be a str or a path"):
+        inspect(tmp_path / "x", labels=3)  # type: ignore[arg-type]
 
 
 def test_missing_path_is_an_error(tmp_path: Path) -> None:

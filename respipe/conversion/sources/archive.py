@@ -98,6 +98,7 @@ class ArchiveSource:
         }
         self._names = TextTable.of(found[row].name for row in order)
         self._places = np.array([found[row][1:4] for row in order], np.int64)
+        self.num_bytes = int(self._places[:, 1].sum())
         values = np.array([labels[row] for row in order], np.int64)
         known = noted(values, self.faults, self.name) if self.faults else values
         label = Column(kind="class", values=known, classes=classes)

@@ -14,7 +14,8 @@ A module that offers a source defines ``SPEC``, a :class:`SourceSpec`; nothing e
   the source reaches workers pickled.
 * ``name``: the sample's name within the source, for reports and later errors.
 
-It may have ``passed_over``, a mapping of what it leaves out, ".txt files", to how many there are.
+It may have ``passed_over``, a mapping of what it leaves out, ".txt files", to how many there are, and ``num_bytes``, of
+its images together.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ class SourceOptions:
     label_field: str | None = None
     labels: str | os.PathLike[str] | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            if not isinstance(value, (str, os.PathLike) if name == "labels" else str):
+                raise TypeError(f"`{name}` must be a str{' or a path' * (name == 'labels')}; got {value!r}.")
 
     def given(self) -> dict[str, Any]:
         """The options that were given, by name."""

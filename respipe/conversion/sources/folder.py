@@ -32,6 +32,7 @@ class FolderSource:
         self._folder = scan_flat_folder(Path(path)) if flat else scan_class_folder(Path(path))
         self.fingerprint = self._folder.fingerprint
         self.passed_over = self._folder.passed_over
+        self.num_bytes = int(self._folder.sizes.sum())
 
     @property
     def fields(self) -> Mapping[str, Column]:
