@@ -82,9 +82,10 @@ def convert(
     one file. A finished file of the same source and settings is not made again.
 
     Args:
-        source: a folder with one subfolder per class, a tar or zip of such folders, a tar of one tar per class, a
-            ``.beton``, anything with ``__len__`` and ``__getitem__``, or an object such as
-            :class:`respipe.conversion.Source` describes.
+        source: a folder with one subfolder per class, a tar or zip of such folders, a tar of one tar per class, tar
+            shards, Parquet files, a manifest, or a ``.beton``, each also as a pattern with wildcards or braces;
+            anything with ``__len__`` and ``__getitem__``; or an object such as :class:`respipe.conversion.Source`
+            describes.
         target: the file to make; with ``shards`` the folder.
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
             level not smaller than an image shares the bytes of the level before.
