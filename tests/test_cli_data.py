@@ -317,6 +317,23 @@ def test_doctor_without_a_core_package_says_so_without_importing_it(monkeypatch:
     assert report["missing"] == [{"name": "torch", "command": "pip install respipe"}]
 
 
+def test_doctor_says_what_to_change_for_each_trainer_as_the_documentation_does() -> None:
+    trainers = report_of("doctor", "--trainer")["trainers"]
+    assert {trainer["name"] for trainer in trainers} == {"accelerate", "lightning", "timm", "transformers"}
+    page = (Path(__file__).parents[1] / "docs/trainers.md").read_text().splitlines()
+    shown = run("doctor", "--trainer").stdout.splitlines()
+    for trainer in trainers:
+        lines = [line for line in trainer["lines"].splitlines() if line]
+        assert lines[0].startswith(f"from respipe.integrations.{trainer['name']} import")
+        assert len(lines) <= 5
+        assert set(lines) <= set(page) & set(shown)
+
+
+def test_doctor_names_trainers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "version", lambda _: None)
+    assert "timm is not installed" in run("doctor", "--trainer").stdout
+
+
 # Hostile names
 
 

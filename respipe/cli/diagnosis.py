@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import os
@@ -9,6 +10,9 @@ import platform
 import re
 import shutil
 import subprocess
+import textwrap
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from respipe.processes import num_cores
@@ -65,6 +69,21 @@ def diagnose() -> dict[str, Any]:
     report["auto"] = try_out_auto("cuda" if report["gpus"] else "cpu")
     report["ok"] = all(outcome["error"] is None for outcome in report["auto"].values())
     return report
+
+
+def diagnose_trainers() -> list[dict[str, Any]]:
+    """Trainers that respipe fits into: ``name``, ``version`` or None, and the ``lines`` to change, without importing any.
+
+    The lines are those in the docstring of each one's module in :mod:`respipe.integrations`.
+    """
+    folder = files("respipe.integrations")
+    names = sorted(file.name.removesuffix(".py") for file in folder.iterdir() if not file.name.startswith("_"))
+    return [{"name": name, "version": version(name), "lines": _example(folder / f"{name}.py")} for name in names]
+
+
+def _example(module: Traversable) -> str:
+    docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
+    return textwrap.dedent(docstring.partition("::\n\n")[2]).strip()
 
 
 def version(distribution: str) -> str | None:

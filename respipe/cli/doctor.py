@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,13 +10,19 @@ from respipe.cli.arguments import AsJson
 from respipe.cli.console import write_json, write_line, write_table
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    trainer: Annotated[bool, typer.Option("--trainer", help="Say what to change for the trainers instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say what is installed, which backend "auto" takes, and what to install for this machine.
 
     Example: respipe doctor
     """
-    from respipe.cli.diagnosis import diagnose
+    from respipe.cli.diagnosis import diagnose, diagnose_trainers
 
+    if trainer:
+        found = diagnose_trainers()
+        return write_json({"trainers": found}) if as_json else _show_trainers(found)
     report = diagnose()
     if as_json:
         write_json(report)
@@ -56,6 +62,13 @@ def _show(report: dict[str, Any]) -> None:
         write_line(advice["reason"])
     write_line()
     write_line("All of the core works." if report["ok"] else "The core of respipe does not work here: see above.")
+
+
+def _show_trainers(trainers: list[dict[str, Any]]) -> None:
+    for trainer in trainers:
+        write_line(f"{trainer['name']} {trainer['version'] or 'is not installed'}", style="bold")
+        for line in (*trainer["lines"].splitlines(), ""):
+            write_line(line)
 
 
 def _gpus(gpus: list[dict[str, Any]]) -> str:

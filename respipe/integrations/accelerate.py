@@ -1,4 +1,12 @@
-"""Hugging Face Accelerate: gradient accumulation that ends with the epoch."""
+"""Hugging Face Accelerate: gradient accumulation that ends with the epoch. ::
+
+    from respipe.integrations.accelerate import AccelerateLoader
+
+    train = respipe.Loader("train.beton", schedule, batch_size=256, device=accelerator.device)  # of all processes
+    loader = AccelerateLoader(train)  # instead of prepare(loader)
+    accelerator.register_for_checkpointing(loader)
+    for epoch in range(loader.epoch, 90):  # also after load_state
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""PyTorch Lightning: epochs of different lengths, resuming, overfitting."""
+"""PyTorch Lightning: epochs of different lengths, resuming, overfitting. ::
+
+    from respipe.integrations.lightning import ScheduledEpochs
+
+    train = respipe.Loader("train.beton", schedule, batch_size=256)  # of all devices
+    val = respipe.Loader("val.beton", Constant(224), batch_size=256, training=False)
+    trainer = lightning.Trainer(max_epochs=90, callbacks=[ScheduledEpochs()])
+    trainer.fit(module, train, val)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""timm: what its ``train.py`` asks of a loader beyond batches."""
+"""timm: what its ``train.py`` asks of a loader beyond batches. ::
+
+    from respipe.integrations.timm import create_loader
+
+    size = args.batch_size  # of each process, as timm means it
+    loader_train = create_loader("train.beton", schedule, batch_size=size, device=device)
+    loader_eval = create_loader("val.beton", Constant(224), batch_size=size, device=device, training=False)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Hugging Face Trainer: batches as dicts, epochs of different lengths, resuming at the very next batch."""
+"""Hugging Face Trainer: batches as dicts, epochs of different lengths, resuming at the very next batch. ::
+
+    from respipe.integrations.transformers import LoaderTrainer
+
+    train = respipe.Loader("train.beton", schedule, batch_size=256)  # of all processes
+    val = respipe.Loader("val.beton", Constant(224), batch_size=256, training=False)
+    trainer = LoaderTrainer(model=model, args=args, train_dataset=train, eval_dataset=val)
+    trainer.train()
+"""
 
 from __future__ import annotations
 
