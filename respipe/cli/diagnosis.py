@@ -72,9 +72,9 @@ def diagnose() -> dict[str, Any]:
 
 
 def diagnose_trainers() -> list[dict[str, Any]]:
-    """Trainers that respipe fits into: ``name``, ``version`` or None, and the ``lines`` to change, without importing any.
+    """Trainers that respipe fits into: ``name``, ``version`` or None, and the ``lines`` to change.
 
-    The lines are those in the docstring of each one's module in :mod:`respipe.integrations`.
+    The lines stand in the docstring of each one's module in :mod:`respipe.integrations`, none of which is imported.
     """
     folder = files("respipe.integrations")
     names = sorted(file.name.removesuffix(".py") for file in folder.iterdir() if not file.name.startswith("_"))

@@ -21,8 +21,8 @@ def doctor(
     from respipe.cli.diagnosis import diagnose, diagnose_trainers
 
     if trainer:
-        found = diagnose_trainers()
-        return write_json({"trainers": found}) if as_json else _show_trainers(found)
+        (write_json if as_json else _show_trainers)({"trainers": diagnose_trainers()})
+        return
     report = diagnose()
     if as_json:
         write_json(report)
@@ -64,8 +64,8 @@ def _show(report: dict[str, Any]) -> None:
     write_line("All of the core works." if report["ok"] else "The core of respipe does not work here: see above.")
 
 
-def _show_trainers(trainers: list[dict[str, Any]]) -> None:
-    for trainer in trainers:
+def _show_trainers(report: dict[str, Any]) -> None:
+    for trainer in report["trainers"]:
         write_line(f"{trainer['name']} {trainer['version'] or 'is not installed'}", style="bold")
         for line in (*trainer["lines"].splitlines(), ""):
             write_line(line)

@@ -1,4 +1,6 @@
-"""Hugging Face Accelerate: gradient accumulation that ends with the epoch. ::
+"""Hugging Face Accelerate: gradient accumulation that ends with the epoch.
+
+The lines to change::
 
     from respipe.integrations.accelerate import AccelerateLoader
 

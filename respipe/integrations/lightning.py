@@ -1,4 +1,6 @@
-"""PyTorch Lightning: epochs of different lengths, resuming, overfitting. ::
+"""PyTorch Lightning: epochs of different lengths, resuming, overfitting.
+
+The lines to change::
 
     from respipe.integrations.lightning import ScheduledEpochs
 

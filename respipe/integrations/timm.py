@@ -1,4 +1,6 @@
-"""timm: what its ``train.py`` asks of a loader beyond batches. ::
+"""timm: what its ``train.py`` asks of a loader beyond batches.
+
+The lines to change::
 
     from respipe.integrations.timm import create_loader
 

@@ -1,4 +1,6 @@
-"""Hugging Face Trainer: batches as dicts, epochs of different lengths, resuming at the very next batch. ::
+"""Hugging Face Trainer: batches as dicts, epochs of different lengths, resuming at the very next batch.
+
+The lines to change::
 
     from respipe.integrations.transformers import LoaderTrainer
 
