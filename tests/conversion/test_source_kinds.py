@@ -196,6 +196,26 @@ def test_a_killed_conversion_of_a_table_resumes_with_several_processes(
     assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
+class InterruptedConversionError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("layout", ["class archives", "zip", "val.tar, devkit", "Kaggle's val"])
+def test_layouts_go_on_after_an_interruption_and_end_with_the_same_bytes(
+    jpeg_folder: Path, tmp_path: Path, layout: str
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 13:
+            raise InterruptedConversionError
+
+    source, options = LAYOUTS[layout][1](jpeg_folder, tmp_path)
+    convert_small(source, tmp_path / "whole.beton", **options)
+    with pytest.raises(InterruptedConversionError):
+        convert_small(source, tmp_path / "x.beton", progress=stop, **options)
+    assert 0 < convert_small(source, tmp_path / "x.beton", **options).num_resumed < 13
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
 def test_archives_that_cannot_be_read_are_refused_by_name(jpeg_folder: Path, tmp_path: Path) -> None:
     whole = zipped(jpeg_folder, tmp_path / "x.zip").read_bytes()
     (tmp_path / "x.zip").write_bytes(whole[: len(whole) // 2])
