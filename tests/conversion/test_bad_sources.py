@@ -177,6 +177,19 @@ def test_images_and_labels_without_each_other_and_labels_that_disagree(
     ]
 
 
+def test_names_are_matched_by_as_many_folders_as_they_share(jpeg_folder: Path, tmp_path: Path) -> None:
+    files = sorted(file.relative_to(jpeg_folder) for file in jpeg_folder.rglob("*.jpg"))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("".join(f"data/images/{file.with_suffix('')},{file.parent}\n" for file in files))
+    options = SourceOptions(labels=labels)
+    for source in (jpeg_folder, tar_of_folders(jpeg_folder, tmp_path / "x.tar")):
+        assert not known_faults(found := open_source(source, options=options))
+        assert [found.fields["label"][index] for index in range(18)] == [0] * 6 + [1] * 6 + [2] * 6
+    labels.write_text("".join(f"{file.name},{file.parent}\n" for file in files))
+    with pytest.raises(StorageError, match=r"of the first, ant/0.jpg, labels.csv has several labels for it"):
+        open_source(jpeg_folder, options=options)
+
+
 def test_a_label_that_other_classes_lack_and_one_of_another_kind(jpeg_folder: Path, flat: Path, tmp_path: Path) -> None:
     labels = imagenet.table(jpeg_folder, tmp_path / "labels.csv", "{name},{label}\n")
     labels.write_text(labels.read_text().replace("ant", "gnu", 1))

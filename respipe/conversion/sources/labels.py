@@ -6,8 +6,9 @@ import csv
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 from xml.etree import ElementTree
@@ -129,7 +130,7 @@ def _table(path: Path, text: str, label_field: str | None) -> LabelFile:
         for row in (csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if delimiter else lines)
         if any(map(str.strip, row))
     ]
-    if not rows or len(rows[0]) < 2 or "ImageSets" in path.parts:  # where ImageNet's own files count their lines
+    if not rows or len(rows[0]) < 2 or "ImageSets" in path.absolute().parts:  # where ImageNet's own files count their lines
         raise StorageError(
             f"{path} must have a name and a label in each line; its first is {printable(first[:80])!r}. For ImageNet's "
             "validation images give the devkit, or Kaggle's LOC_val_solution.csv."
@@ -184,7 +185,7 @@ def with_label_file(images: Source, path: str | os.PathLike[str], *, label_field
     where = Path(path).name
     own = [images.name(index) for index in range(len(images))]
     names = [printable(name) for name in file.names]
-    key = max(_KEYS, key=lambda key: len({*map(key, own)} & {*map(key, names)}))
+    key = max(_KEYS, key=lambda key: len({*map(key, own)} & {*map(key, names)}))  # the first of equals
     lines_of, rows_of = _places(map(key, names)), _places(map(key, own))
     if not rows_of.keys() & lines_of.keys():
         raise StorageError(
@@ -290,17 +291,12 @@ def _bare(name: str) -> str:
     return stem if dot and f".{extension.lower()}" in EXTENSIONS else name
 
 
-def _whole(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+def _last(name: str, *, parts: int | None, bare: bool) -> str:
+    """The last parts of a path, for None all, with or without the extension."""
+    path = name.replace("\\", "/").removeprefix("./")
+    path = path if parts is None else "/".join(path.rsplit("/", parts)[-parts:])
+    return _bare(path) if bare else path
 
 
-def _last(name: str) -> str:
-    return _whole(name).rpartition("/")[2]
-
-
-_KEYS: tuple[Callable[[str], str], ...] = (
-    _whole,
-    lambda name: _bare(_whole(name)),
-    _last,
-    lambda name: _bare(_last(name)),
-)
+# What images and labels may have in common, the most telling first.
+_KEYS = tuple(partial(_last, parts=parts, bare=bare) for parts in (None, 3, 2, 1) for bare in (False, True))
