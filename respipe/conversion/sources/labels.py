@@ -130,7 +130,9 @@ def _table(path: Path, text: str, label_field: str | None) -> LabelFile:
         for row in (csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if delimiter else lines)
         if any(map(str.strip, row))
     ]
-    if not rows or len(rows[0]) < 2 or "ImageSets" in path.absolute().parts:  # where ImageNet's own files count their lines
+    if (
+        not rows or len(rows[0]) < 2 or "ImageSets" in path.absolute().parts
+    ):  # where ImageNet's own files count their lines
         raise StorageError(
             f"{path} must have a name and a label in each line; its first is {printable(first[:80])!r}. For ImageNet's "
             "validation images give the devkit, or Kaggle's LOC_val_solution.csv."
