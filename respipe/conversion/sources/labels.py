@@ -95,10 +95,10 @@ def _devkit(meta: bytes, truth: str) -> LabelFile:
         ) from error
     try:
         synsets: Any = np.atleast_1d(cast("Any", loadmat(io.BytesIO(meta), squeeze_me=True))["synsets"])
+        leaves = [row for row in synsets if "num_children" not in synsets.dtype.names or not int(row["num_children"])]
+        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
     except (matlab.MatReadError, NotImplementedError, TypeError) as error:
         raise ValueError(f"{_META}: {error}") from error
-    leaves = [row for row in synsets if "num_children" not in synsets.dtype.names or not int(row["num_children"])]
-    names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
     numbers = [int(line) for line in truth.split()]
     if unknown := {*numbers} - names.keys():
         raise ValueError(f"{_TRUTH} holds {min(unknown)}, which {_META} does not explain")
@@ -130,9 +130,8 @@ def _table(path: Path, text: str, label_field: str | None) -> LabelFile:
         for row in (csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if delimiter else lines)
         if any(map(str.strip, row))
     ]
-    if (
-        not rows or len(rows[0]) < 2 or "ImageSets" in path.absolute().parts
-    ):  # where ImageNet's own files count their lines
+    counts_lines = "ImageSets" in path.absolute().parts  # as ImageNet's own files there do
+    if not rows or len(rows[0]) < 2 or counts_lines:
         raise StorageError(
             f"{path} must have a name and a label in each line; its first is {printable(first[:80])!r}. For ImageNet's "
             "validation images give the devkit, or Kaggle's LOC_val_solution.csv."
@@ -185,34 +184,14 @@ def with_label_file(images: Source, path: str | os.PathLike[str], *, label_field
     """
     file = read_labels(path, label_field=label_field)
     where = Path(path).name
-    own = [images.name(index) for index in range(len(images))]
-    names = [printable(name) for name in file.names]
-    key = max(_KEYS, key=lambda key: len({*map(key, own)} & {*map(key, names)}))  # the first of equals
-    lines_of, rows_of = _places(map(key, names)), _places(map(key, own))
-    if not rows_of.keys() & lines_of.keys():
+    samples = _matched(images, file, where)
+    if all(fault or row < 0 for _, row, _, fault in samples):
+        names = f"the first of {len(file.names)} names in it is {printable(next(iter(file.names), ''))!r}"
         raise StorageError(
-            f"{path} must name the images; the first of {len(own)} images is {own[0]}, the first of {len(names)} names "
-            f"is {names[0] if names else 'missing'}, and none agrees."
+            f"{path} must label the images; of {samples[0][0]}, the first of {len(images)} images, {samples[0][3]}; "
+            f"{names}."
         )
-    broken: Mapping[int, str] = getattr(images, "faults", {})
-    samples: list[tuple[str, int, int, str]] = []  # name, number among the images, line of the file, fault
-    for name, rows in rows_of.items():
-        lines = lines_of.get(name, [-1])
-        labels = {file.labels[line] if line >= 0 else None for line in lines}
-        if labels == {None}:
-            fault = f"{where} has no label for it"
-        elif len(labels) > 1:
-            fault = f"{where} has several labels for it: {', '.join(sorted(map(str, labels)))}"
-        else:
-            several = sum(row not in broken for row in rows) > 1
-            fault = f"{where} does not tell it from another of its name" if several else ""
-        samples += [(own[row], row, lines[0], broken.get(row, fault)) for row in rows]
-    missing = [lines[0] for name, lines in lines_of.items() if name not in rows_of]
-    samples += [(names[line], -1, line, f"{where} labels it, but there is no such image") for line in missing]
-
     good = [index for index, (*_, fault) in enumerate(samples) if not fault]
-    if not good:
-        raise StorageError(f"{path} must label the images; of the first, {samples[0][0]}, {samples[0][3]}.")
     known = file.classes
     if known is None and all(label is None or isinstance(label, str) for label in file.labels):
         known = tuple(sorted({label for label in file.labels if isinstance(label, str)}))
@@ -242,6 +221,32 @@ def with_label_file(images: Source, path: str | os.PathLike[str], *, label_field
         label=label,
         fingerprint=fingerprint_of(label, *others),
     )
+
+
+def _matched(images: Source, file: LabelFile, where: str) -> list[tuple[str, int, int, str]]:
+    """Images and lines that belong together: name, number among the images, line of the file, and what is wrong.
+
+    Numbers are -1 where there is no image, or no line.
+    """
+    own = [images.name(index) for index in range(len(images))]
+    names = [printable(name) for name in file.names]
+    key = max(_KEYS, key=lambda key: len({*map(key, own)} & {*map(key, names)}))  # the first of equals
+    lines_of, rows_of = _places(map(key, names)), _places(map(key, own))
+    broken: Mapping[int, str] = getattr(images, "faults", {})
+    samples: list[tuple[str, int, int, str]] = []
+    for name, rows in rows_of.items():
+        lines = lines_of.get(name, [-1])
+        labels = {file.labels[line] if line >= 0 else None for line in lines}
+        if labels == {None}:
+            fault = f"{where} has no label for it"
+        elif len(labels) > 1:
+            fault = f"{where} has several labels for it: {', '.join(sorted(map(str, labels)))}"
+        else:
+            several = sum(row not in broken for row in rows) > 1
+            fault = f"{where} does not tell it from another of its name" if several else ""
+        samples += [(own[row], row, lines[0], broken.get(row, fault)) for row in rows]
+    missing = [lines[0] for name, lines in lines_of.items() if name not in rows_of]
+    return samples + [(names[line], -1, line, f"{where} labels it, but there is no such image") for line in missing]
 
 
 @dataclass(frozen=True, kw_only=True)
