@@ -101,7 +101,7 @@ def test_labels_of_many_kinds_and_of_other_classes_are_refused(tmp_path: Path, i
     with pytest.raises(ConversionError, match=r"of one kind; that of 0\.jpg is 1, that of 1\.jpg is 'dog'"):
         open_source(tmp_path / "x.jsonl")
     names = ["cat", "dog", "cat", "cat", "bee"]
-    (tmp_path / "x.csv").write_text("".join(f"{number}.jpg,{name}\n" for number, name in enumerate(names)))
+    (tmp_path / "x.csv").write_text("".join(f"{number}.jpg, {name}\n" for number, name in enumerate(names)))
     (note,) = left_out(tmp_path / "x.csv", tmp_path / "x.beton", 1, classes_from=("dog", "cat"))
     assert note == "4.jpg: its class 'bee' is not in `classes_from`"
     assert BetonDataset(tmp_path / "x.beton").labels.tolist() == [1, 0, 1, 1]
@@ -175,7 +175,7 @@ def test_bad_rows_and_files_of_parquet_are_named(jpeg_folder: Path, tmp_path: Pa
     assert left_out(tmp_path / "x.parquet", tmp_path / "x.beton", 3) == [
         "ant/2.jpg: it has no label",
         "ant/3.jpg: its label -1 is not in 0..2, as there are 3 classes",
-        "gone.jpg: it has no image: its bytes are null",
+        "gone.jpg: it has no bytes, and of the file at its path: No such file or directory",
     ]
     whole = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[:-500])
@@ -188,6 +188,19 @@ def test_bad_rows_and_files_of_parquet_are_named(jpeg_folder: Path, tmp_path: Pa
         open_source(tmp_path / "none.parquet")
     with pytest.raises(StorageError, match=r"none\.parquet must have the columns of .*cut|x\.parquet"):
         open_source(str(tmp_path / "{x,none}.parquet"))
+
+
+def test_parquet_may_have_paths_instead_of_bytes(tmp_path: Path, images: list[bytes]) -> None:
+    in_files(tmp_path, images)
+    pa.parquet.write_table(
+        pa.table({"path": ["0.jpg", "1.jpg", "gone.jpg"], "label": [1, 2, 3]}), tmp_path / "x.parquet"
+    )
+    (note,) = left_out(tmp_path / "x.parquet", tmp_path / "x.beton", 1)
+    assert note == "gone.jpg: it has no bytes, and of the file at its path: No such file or directory"
+    cells = pa.array([{"bytes": None, "path": "1.jpg"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pa.parquet.write_table(pa.table({"image": cells}), tmp_path / "y.parquet")
+    source = open_source(tmp_path / "y.parquet")
+    assert (source.read(0), source.name(0), source.fields) == (images[1], "1.jpg", {})
 
 
 def test_damage_within_parquet_is_the_fault_of_its_rows(jpeg_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from respipe.storage.fields import Column, Kind, Values, kind_of
 
 logger = logging.getLogger(__name__)
 
-# What a label is called, where nobody says.
+# What the path of an image and its label are called, where nobody says.
+PATHS = ("file_name", "path", "filename", "filepath", "file", "image_path", "image", "img")
 LABELS = ("label", "labels", "target", "targets", "class", "fine_label", "cls")
 
 # A number as programs write it; "007" is a name.
@@ -119,11 +120,13 @@ def _kind(value: Any) -> tuple[Kind | None, int] | None:
     """Kind and length of a value: (None, 0) where it is of no kind, None where there is no value."""
     if value is None or isinstance(value, CorruptImageError):
         return None
+    if isinstance(value, str):  # what is usual needs no closer look
+        return "text", 0
     try:
-        kind = kind_of(value)
+        kind = "class" if type(value) is int and abs(value) < 1 << 63 else kind_of(cast("Any", value))
     except (TypeError, ValueError):
         return None, 0
-    return kind, len(value) if kind == "vector" else 0
+    return kind, len(cast("Sequence[float]", value)) if kind == "vector" else 0
 
 
 def most_common(kinds: Counter[tuple[Kind | None, int]]) -> tuple[Kind, int] | None:
@@ -150,12 +153,12 @@ class FieldKinds:
     """What kinds of values a source's fields have, counted as they are met."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Counter[tuple[Kind | None, int]]] = {}
+        self._kinds = defaultdict[str, Counter[tuple[Kind | None, int]]](Counter)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count the values of one sample."""
         for name, value in row.items():
-            counts = self._kinds.setdefault(name, Counter())
+            counts = self._kinds[name]
             if (kind := _kind(value)) is not None:
                 counts[kind] += 1
 
@@ -181,11 +184,10 @@ class FieldKinds:
 
 def parsed(text: str) -> Any:
     """A value written as text: an int or float where it is a number, None where it is empty, else the text."""
-    if not text:
-        return None
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    return float(text) if _NUMBER.fullmatch(text) and not _PADDED.fullmatch(text) else text
+    bare = text.strip()
+    if _WHOLE.fullmatch(bare):
+        return int(bare)
+    return float(bare) if _NUMBER.fullmatch(bare) and not _PADDED.fullmatch(bare) else bare or None
 
 
 def parsed_labels(texts: Sequence[Any]) -> list[Any]:
@@ -193,7 +195,9 @@ def parsed_labels(texts: Sequence[Any]) -> list[Any]:
     values = [parsed(text) if isinstance(text, str) else text for text in texts]
     num_names = sum(isinstance(value, str) for value in values)
     num_numbers = sum(isinstance(value, (int, float)) for value in values)
-    return [text or None for text in texts] if num_names > num_numbers else values
+    if num_names <= num_numbers:
+        return values
+    return [text.strip() or None if isinstance(text, str) else text for text in texts]
 
 
 def from_json(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,6 +20,7 @@ import numpy as np
 from respipe.conversion.sources.base import SourceOptions, SourceSpec
 from respipe.conversion.sources.columns import (
     LABELS,
+    PATHS,
     FieldKinds,
     fingerprint_of,
     from_json,
@@ -38,7 +40,6 @@ from respipe.storage.upright import EXTENSIONS
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson")
-PATHS = ("file_name", "path", "filename", "filepath", "file", "image_path", "image", "img")
 
 # What the Hub's folders of images have in them.
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -60,6 +61,11 @@ class _Table:
     path: Path
     columns: tuple[str, ...]
     status: tuple[int, int]
+
+    @cached_property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return self.path.parent
 
     def row(self, data: bytes) -> dict[str, Any]:
         """One line's values by name; those of a CSV as text.
@@ -149,13 +155,13 @@ class ManifestSource:
         columns: tuple[str, ...] | None = None
         for line, start, length, row in lines:
             if columns is None:
-                columns = () if isinstance(row, bytes) else _header(row)
+                columns, is_header = ((), False) if isinstance(row, bytes) else _header(row)
                 changed = status.st_size, status.st_mtime_ns
                 self._tables.append(_Table(path=file, columns=columns, status=changed))
                 if columns:
                     self._choose(columns)
                     self._require(file, columns)
-                if list(columns) == row:
+                if is_header:
                     continue
             index.records.extend((len(self._tables) - 1, start, length, line))
             self._note(self._tables[-1], row, line, index)
@@ -173,7 +179,7 @@ class ManifestSource:
         path = values.get(self._path)
         index.labels.append(index.texts.setdefault(label, label) if isinstance(label, str) else label)
         known = isinstance(path, str) and path
-        index.paths.append(hash((table.path.parent, path)) if known else -1 - len(index.paths))
+        index.paths.append(hash((table.folder, path)) if known else -1 - len(index.paths))
         index.kinds.add({name: parsed(cell) for name, cell in values.items()} if self._cells else values)
 
     def _choose(self, columns: Collection[str]) -> None:
@@ -226,7 +232,7 @@ class ManifestSource:
         path = self._row(index).get(self._path)
         if not path or not isinstance(path, str):
             raise CorruptImageError(f"line {self._record(index)[3]} has no path of an image", index=index)
-        return self._tables[self._record(index)[0]].path.parent, path
+        return self._tables[self._record(index)[0]].folder, path
 
     def read(self, index: int) -> bytes:
         """The bytes of one file; see :meth:`respipe.conversion.Source.read`."""
@@ -269,12 +275,13 @@ def _unreadable(line: int, error: ValueError) -> str:
     return f"line {line} cannot be read: {error}"
 
 
-def _header(first: Sequence[str]) -> tuple[str, ...]:
-    """Column names: those of the first line, or path and label where that is an image's already."""
-    columns = tuple(first)
-    if columns and not {*PATHS} & {*columns} and columns[0].lower().endswith(EXTENSIONS):
-        return ("path", "label", *(f"column {number}" for number in range(3, len(columns) + 1)))[: len(columns)]
-    return columns
+def _header(first: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Column names: those of the first line, or path and label where that is an image's already; and which it is."""
+    columns = tuple(name.strip() for name in first)
+    if not {*PATHS} & {*columns} and columns[0].lower().endswith(EXTENSIONS):
+        others = (f"column {number}" for number in range(3, len(columns) + 1))
+        return ("path", "label", *others)[: len(columns)], False
+    return columns, True
 
 
 def _lines(stream: BinaryIO, digest: Callable[[bytes], None]) -> Iterator[tuple[int, int, int, bytes]]:

@@ -13,12 +13,13 @@ from typing import Any, cast
 import numpy as np
 
 from respipe.conversion.sources.base import SourceOptions, SourceSpec
-from respipe.conversion.sources.columns import LABELS, fingerprint_of, label_column, logger
+from respipe.conversion.sources.columns import LABELS, PATHS, fingerprint_of, label_column, logger
 from respipe.conversion.sources.paths import files_of
 from respipe.errors import CorruptImageError, MissingBackendError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.string_table import TextTable
 from respipe.storage.fields import Column, Computed, Kind
+from respipe.storage.regular_files import read_regular
 
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 
@@ -48,8 +49,8 @@ def import_pyarrow() -> Any:
 class ParquetSource:
     """Rows of Parquet files: an image each, a label, and other columns as fields.
 
-    The image is a column of bytes, or of structs of ``bytes`` and ``path``. Labels and paths are read at once; images
-    and fields with their row group, of which a worker holds a few rows at a time.
+    The image is a column of bytes, or of structs of ``bytes`` and ``path``, or of paths relative to the file. Labels
+    and paths are read at once; images and fields with their row group, of which a worker holds a few rows at a time.
 
     Args:
         files: the files, all of one schema.
@@ -85,7 +86,9 @@ class ParquetSource:
         ]
         self._groups = np.array(groups, np.int64).reshape(-1, 3)
         self._starts = np.concatenate(([0], np.cumsum(self._groups[:, 2])))
-        self._names = _names(opened, files, self._image, has_path="path" in _children(schema.field(self._image).type))
+        leaf = f"{self._image}.path" if "path" in _children(schema.field(self._image).type) else self._image
+        self._has_path = leaf != self._image or _kind(schema.field(leaf).type) == "text"
+        self._names = _names(opened, files, leaf if self._has_path else None)
         names = _class_names(features.get(label))
         labels = _values(opened, label) if label else []
         column = label_column(labels, names, self.name) if labels else None
@@ -115,9 +118,12 @@ class ParquetSource:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def _row_group(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
     def value(self, index: int, name: str) -> Any:
         """One cell, as Python has it."""
-        row_group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row_group = self._row_group(index)
         number, group, _ = map(int, self._groups[row_group])
         path, row = self._files[number], index - int(self._starts[row_group])
         cursor = self._cursors.pop(name, None)  # one that fails is not used again
@@ -136,9 +142,17 @@ class ParquetSource:
         """One image; see :meth:`respipe.conversion.Source.read`."""
         value = self.value(index, self._image)
         data = cast("Mapping[str, Any]", value).get("bytes") if isinstance(value, dict) else value
-        if data is None:
+        if isinstance(data, bytes):
+            return data
+        if data is None and not self._has_path:
             raise CorruptImageError("it has no image: its bytes are null", index=index)
-        return cast("bytes", data)
+        folder = self._files[int(self._groups[self._row_group(index), 0])].parent
+        try:
+            return read_regular(folder / (self._names[index] if data is None else cast("str", data)))
+        except (OSError, ValueError) as error:
+            folder.stat()  # or the whole source is out of reach
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CorruptImageError(f"it has no bytes, and of the file at its path: {reason}", index=index) from error
 
     def name(self, index: int) -> str:
         """The path stored with its image, or its row."""
@@ -199,12 +213,13 @@ def _values(files: Sequence[Any], column: str) -> list[Any]:
     return [*itertools.chain.from_iterable(read)]
 
 
-def _names(opened: Sequence[Any], files: Sequence[Path], image: str, *, has_path: bool) -> TextTable:
+def _names(opened: Sequence[Any], files: Sequence[Path], column: str | None) -> TextTable:
+    """The paths in a column, or file and row where there are none."""
     rows = (f"{path.name}:{row}" for path, file in zip(files, opened, strict=True) for row in range(_num_rows(file)))
-    if not has_path:
+    if column is None:
         return TextTable.of(rows)
-    paths = (value and value["path"] for value in _values(opened, f"{image}.path"))
-    return TextTable.of(path or row for path, row in zip(paths, rows, strict=True))
+    values = (cast("dict[str, str]", one)["path"] if isinstance(one, dict) else one for one in _values(opened, column))
+    return TextTable.of(path or row for path, row in zip(cast("Iterator[str]", values), rows, strict=True))
 
 
 def _num_rows(file: Any) -> int:
@@ -240,7 +255,8 @@ def _is_bytes(kind: Any) -> bool:
     types = import_pyarrow().types
     if "bytes" in _children(kind):
         return _is_bytes(kind.field("bytes").type)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+    views = str(kind) == "binary_view"
+    return bool(views or types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
 def _image_column(path: Path, schema: Any, features: Mapping[str, Any]) -> str:
@@ -251,10 +267,13 @@ def _image_column(path: Path, schema: Any, features: Mapping[str, Any]) -> str:
     for names in (noted, named, binary):
         if usual := [name for name in names if name in _IMAGES] or (names if len(names) == 1 else []):
             return usual[0]
+    texts = [field.name for field in schema if _kind(field.type) == "text"]
+    if (path_column := next((name for name in PATHS if name in texts), None)) is not None:
+        return path_column
     listed = ", ".join(f"{printable(field.name)} ({field.type})" for field in schema)
     raise StorageError(
-        f"{path} must have one column of images, of bytes or of structs with `bytes`; its columns are {listed}. "
-        "Name it `image`."
+        f"{path} must have one column of images, of bytes or of structs with `bytes`, or a column `path`; its columns "
+        f"are {listed}. Name it `image`."
     )
 
 
@@ -265,7 +284,7 @@ def _kind(kind: Any) -> Kind | None:
         return "vector" if _kind(kind.value_type) in ("integer", "float") else None
     if types.is_dictionary(kind):
         return _kind(kind.value_type)
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
         return "text"
     if types.is_boolean(kind) or types.is_integer(kind):
         return "integer"
