@@ -44,9 +44,9 @@ Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: on
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A class folder, tar, zip, Parquet or manifest, tar shards, or a .beton file.")
+        str, typer.Argument(help="A class folder, tar, zip, Parquet or manifest, tar shards, or a .beton file.")
     ],
-    target: Annotated[Path, typer.Argument(help="The .beton file to make; with --shards the folder.")],
+    target: Annotated[str, typer.Argument(help="The .beton file to make; with --shards the folder.")],
     levels: Annotated[
         Any, typer.Option(parser=parse_integers, metavar="S,S,...", help="Longest side of each stored size in pixels.")
     ] = "512,344,224,144,96",
@@ -188,6 +188,8 @@ def inspect(
 
 
 def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
+    from respipe.storage.remote import is_url
+
     parts = [f"{report.num_samples:,} samples"]
     if report.num_resumed:
         parts.append(f"{report.num_resumed:,} of them in an earlier run")
@@ -221,10 +223,10 @@ def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
     if finished:
         target = shlex.quote(report.target)
         write_line()
-        size = bytes_on_disk(Path(report.target))
+        size = "" if is_url(report.target) else f"{num_bytes(bytes_on_disk(Path(report.target)))}: "
         write_line(
-            f"Wrote {report.target} ({num_bytes(size)}: {num_bytes(report.num_bytes)} of images, the rest tables and "
-            "padding of FFCV's pages). Next:",
+            f"Wrote {report.target} ({size}{num_bytes(report.num_bytes)} of images, the rest tables and padding of "
+            "FFCV's pages). Next:",
             style="bold",
         )
         for command in ("inspect", "verify", "bench"):
@@ -233,15 +235,15 @@ def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
         write_line(f"or in Python: respipe.Loader({report.target!r}, schedule, batch_size=256)")
 
 
-def _expected_size(target: Path) -> Callable[[int, int], str]:
+def _expected_size(target: str) -> Callable[[int, int], str]:
     """Gives what the target will take, as far as the part of it tells that is there: read once a second."""
     last, text = float("-inf"), ""
 
     def expected(done: int, total: int) -> str:
         nonlocal last, text
         if done and time.monotonic() - last > 1:
-            last, partial = time.monotonic(), Path(f"{target}.partial")
-            there = next((path for path in (partial, target) if path.exists()), None)
+            last, files = time.monotonic(), (Path(f"{target}.partial"), Path(target))
+            there = next((path for path in files if path.is_file()), None)  # a folder has other parts' files too
             text = "" if there is None else f" to about {num_bytes(bytes_on_disk(there) * total / done)}"
         return text
 

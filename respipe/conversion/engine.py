@@ -33,6 +33,7 @@ from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
 from respipe.storage.fields import Column
+from respipe.storage.remote import Cache, RemoteFolder, is_url
 from respipe.storage.shards import index_shards, shard_name
 from respipe.storage.upright import BrokenImageError, pixel_limit
 
@@ -86,7 +87,8 @@ def convert(
             shards, Parquet files, a manifest, or a ``.beton``, each also as a pattern with wildcards or braces;
             anything with ``__len__`` and ``__getitem__``; or an object such as :class:`respipe.conversion.Source`
             describes.
-        target: the file to make; with ``shards`` the folder.
+        target: the file to make; with ``shards`` the folder. Source and target may be URLs that fsspec knows: sources
+            are copied first, and files made in the folder of the cache; see :class:`respipe.storage.remote.Cache`.
         levels: longest side in pixels of each stored resolution, largest first. Smaller images are not enlarged; a
             level not smaller than an image shares the bytes of the level before.
         quality: of re-encoded JPEGs, 1 to 100; or one for each level, of which the last holds for all levels beyond.
@@ -168,18 +170,29 @@ def convert(
 
     with pixel_limit(max_pixels):
         if shards is not None:
-            return _convert_shards(run, opened, Path(target), shards, check_part(shards, part))
-        conversion = _Conversion(target=Path(target), run=run)
+            return _convert_shards(run, opened, target, shards, check_part(shards, part))
+        place, (parent, _, name) = None, os.fspath(target).rpartition("/")
+        if is_url(target):
+            place = RemoteFolder(parent, Cache())
+            if place.size(name) is not None and not overwrite:
+                raise _exists(target)
+        conversion = _Conversion(target=Path(target) if place is None else place.scratch / name, run=run)
         conversion.check_target()
         whole = opened()
         with _workers(whole, run) as workers:
-            return conversion.convert(whole, workers)
+            report = conversion.convert(whole, workers)
+        if place is None:
+            return report
+        place.put(conversion.target)
+        return replace(report, target=os.fspath(target))
 
 
 def _convert_shards(
-    run: _Run, open_it: Callable[[], Source], folder: Path, shards: int, numbers: range
+    run: _Run, open_it: Callable[[], Source], target: str | os.PathLike[str], shards: int, numbers: range
 ) -> ConversionReport:
     """Make some of the files of a folder, and its index where these were the last."""
+    place = RemoteFolder(os.fspath(target), Cache()) if is_url(target) else None
+    folder = Path(target) if place is None else place.scratch
     _check_folder(folder)
     whole = open_it()
     if shards > len(whole):
@@ -189,7 +202,7 @@ def _convert_shards(
     total, reports = sum(map(len, portions)), list[ConversionReport]()
 
     def report() -> ConversionReport:
-        return combined(reports, [portion.start for portion in portions[: len(reports)]], folder)
+        return combined(reports, [portion.start for portion in portions[: len(reports)]], os.fspath(target))
 
     with _workers(whole, run) as workers:
         for portion in portions:
@@ -198,16 +211,24 @@ def _convert_shards(
             of_portion = replace(run, allow_corrupt=allowed, progress=_further(run.progress, done, total))
             conversion = _Conversion(target=folder / shard_name(portion.number, shards), run=of_portion)
             try:
-                reports.append(conversion.finished(portion) or conversion.convert(portion, workers))
+                reports.append(conversion.make(portion, workers, place))
             except TooManyCorruptError as error:
                 reports.append(error.report)
                 raise TooManyCorruptError(str(error), report()) from error
-    missing = [name for number in range(shards) if not (folder / (name := shard_name(number, shards))).exists()]
-    if missing:
-        logger.info("%s: %d of %d shards are still to be made, first %s", folder, len(missing), shards, missing[0])
+    there = {path.name for path in folder.glob("*.beton")} if place is None else {*place.names()}
+    if missing := [name for number in range(shards) if (name := shard_name(number, shards)) not in there]:
+        logger.info("%s: %d of %d shards are still to be made, first %s", target, len(missing), shards, missing[0])
+    elif place is not None:
+        place.make_index()
     else:
         index_shards(folder).close()
     return report()
+
+
+def _exists(target: str | os.PathLike[str]) -> ConversionError:
+    return ConversionError(
+        f"{target} exists already. Choose another target, remove it, or pass overwrite=True (--overwrite)."
+    )
 
 
 def _further(progress: Progress | None, before: int, total: int) -> Progress | None:
@@ -316,6 +337,24 @@ class _Conversion:
             return None
         return ConversionReport.from_dict({**attributes["report"], "target": str(self.target)})
 
+    def make(
+        self,
+        portion: Portion,
+        workers: SampleWorkers[tuple[Pyramid, dict[str, Any]] | str],
+        place: RemoteFolder | None,
+    ) -> ConversionReport:
+        """Make the file, unless an earlier run has, and copy it to where it belongs."""
+        if place is not None and (sketch := place.sketch(self.target.name)) is not None:
+            found = replace(self, target=sketch).finished(portion)
+            if found is not None:
+                return found
+            if not self.run.overwrite:
+                raise _exists(place.url(self.target.name))
+        report = self.finished(portion) or self.convert(portion, workers)
+        if place is not None:
+            place.put(self.target)
+        return report
+
     def convert(self, opened: Source, workers: SampleWorkers[tuple[Pyramid, dict[str, Any]] | str]) -> ConversionReport:
         """Make the file, or go on with it.
 
@@ -370,9 +409,7 @@ class _Conversion:
 
     def _check_free(self) -> None:
         if self.target.exists() and not self.run.overwrite:
-            raise ConversionError(
-                f"{self.target} exists already. Choose another target, remove it, or pass overwrite=True (--overwrite)."
-            )
+            raise _exists(self.target)
 
     def _resume(self, journal: Journal, writer: BetonWriter, source: Source) -> int:
         """Go back to the last page that still holds; returns the number of samples done by then."""

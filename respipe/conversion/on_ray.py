@@ -8,6 +8,7 @@ where it goes on by the journal of the file that it was making.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -15,6 +16,7 @@ from typing import Any, cast
 from respipe.conversion.report import ConversionReport
 from respipe.conversion.shards import combined
 from respipe.errors import MissingBackendError, WorkerLostError
+from respipe.storage.remote import is_url
 from respipe.storage.shards import index_shards
 
 logger = logging.getLogger(__name__)
@@ -64,8 +66,10 @@ def convert_parts(convert: Callable[..., ConversionReport], arguments: Mapping[s
     finally:
         if ours:
             ray.shutdown()
-    index_shards(arguments["target"]).close()
-    return combined(reports, [0] * len(reports), arguments["target"])
+    target = os.fspath(cast("str", arguments["target"]))
+    if not is_url(target):  # which whoever was last has made too, unless the disk that they share was slow to tell
+        index_shards(target).close()
+    return combined(reports, [0] * len(reports), target)
 
 
 def _wait(

@@ -97,7 +97,7 @@ def check_part(shards: int, part: tuple[int, int] | None) -> range:
     return range(shards * number // of, shards * (number + 1) // of)
 
 
-def combined(reports: Sequence[ConversionReport], starts: Sequence[int], target: Path) -> ConversionReport:
+def combined(reports: Sequence[ConversionReport], starts: Sequence[int], target: str) -> ConversionReport:
     """The report of several files as one.
 
     Args:
@@ -128,7 +128,7 @@ def combined(reports: Sequence[ConversionReport], starts: Sequence[int], target:
         for number, level in enumerate(first.levels)
     )
     traits = sum((Counter(report.traits) for report in reports), Counter[str]())
-    return ConversionReport(target=str(target), traits=dict(sorted(traits.items())), levels=levels, **counts, **notes)
+    return ConversionReport(target=target, traits=dict(sorted(traits.items())), levels=levels, **counts, **notes)
 
 
 def merge(

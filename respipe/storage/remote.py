@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +25,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from respipe.errors import MissingBackendError, StorageError
+from respipe.storage.beton.appendix import FOOTER
 from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.shards import INDEX, ShardedDataset, index_entries, open_shards
+from respipe.storage.beton.format import FIELD, HEADER, FieldType, metadata_dtype
+from respipe.storage.shards import INDEX, ShardedDataset, index_entries, index_shards, open_shards
 
 logger = logging.getLogger(__name__)
 
@@ -104,15 +109,8 @@ def open_remote(url: str, cache: Cache) -> BetonDataset | ShardedDataset:
         MissingBackendError: fsspec, stamina, or what fsspec needs for such URLs is not installed.
     """
     remote = _look_up(url)
-    key = hashlib.sha256(f"{url}\0{remote.version}".encode()).hexdigest()[:16]
-    entry = cache.root / f"{key}-{Path(url.rstrip('/')).name}"
-    in_use = _make_room(entry, remote, cache)
+    entry, in_use = _copied(remote, cache)
     try:
-        with _locked(entry / "copying.lock", lambda: _size(entry)):
-            with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="respipe-fetch") as threads:
-                list(threads.map(partial(_fetch, remote, entry), remote.files))
-            if remote.index is not None:
-                _write(entry / INDEX, remote.index)
         dataset = open_shards(entry) if remote.index is not None else BetonDataset(entry / next(iter(remote.files)))
     except BaseException:
         os.close(in_use)
@@ -124,6 +122,23 @@ def open_remote(url: str, cache: Cache) -> BetonDataset | ShardedDataset:
     return dataset
 
 
+def _copied(remote: _Remote, cache: Cache) -> tuple[Path, int]:
+    """The folder with copies of files, and the descriptor that holds them there."""
+    key = hashlib.sha256(f"{remote.url}\0{remote.version}".encode()).hexdigest()[:16]
+    entry = cache.root / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', Path(remote.url.rstrip('/')).name)}"
+    in_use = _make_room(entry, remote, cache)
+    try:
+        with _locked(entry / "copying.lock", lambda: _size(entry)):
+            with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="respipe-fetch") as threads:
+                list(threads.map(partial(_fetch, remote, entry), remote.files))
+            if remote.index is not None:
+                _write(entry / INDEX, remote.index)
+    except BaseException:
+        os.close(in_use)
+        raise
+    return entry, in_use
+
+
 class _Held:
     """A lock for as long as any of several files is open, which may part from their dataset."""
 
@@ -131,21 +146,177 @@ class _Held:
         """Let a file's hold of it go."""
 
 
-def _look_up(url: str) -> _Remote:
+def copy_files(urls: Sequence[str], cache: Cache) -> Path:
+    """Copy what some URLs name: files, folders, and patterns, below the folder that all of them are in.
+
+    The copies stay as long as this process does, and until the cache needs room.
+
+    Args:
+        urls: of one file system, such as those that a pattern with braces stands for.
+        cache: where to.
+
+    Returns:
+        The folder of the copies.
+
+    Raises:
+        StorageError, MissingBackendError: see :func:`open_remote`.
+    """
+    root = root_of(urls)
+    found: dict[str, tuple[str, int]] = {}
+    marks: list[str] = []
+    for url in urls:
+        system, path = _file_system(url)
+        base = str(_file_system(root)[1]).rstrip("/")
+        for name, about in _persistently(url, partial(_listed, system, path)).items():
+            found[name[len(base) :].lstrip("/")] = name, int(about["size"])
+            marks.append(f"{name} {_mark(about)}")
+    remote = _Remote(urls[0], _file_system(root)[0], found, None, "\n".join(sorted(marks)))
+    entry, _ = _copied(remote, cache)
+    return entry
+
+
+def root_of(urls: Sequence[str]) -> str:
+    """The folder that everything which some patterns name is in."""
+    parts = [re.split(r"[*?\[]", url, maxsplit=1)[0].rstrip("/").split("/")[:-1] for url in urls]
+    shared = [names[0] for names in zip(*parts, strict=False)]
+    alike = (len(set(names)) == 1 for names in zip(*parts, strict=False))
+    return "/".join(itertools.compress(shared, itertools.accumulate(alike, min))) + "/"
+
+
+def _listed(system: Any, path: str) -> dict[str, dict[str, Any]]:
+    """What a path or pattern names: files with what is known of them."""
+    if any(sign in path for sign in "*?["):
+        found = dict(system.glob(path, detail=True))
+    elif (about := system.info(path))["type"] == "file":
+        found = {path: about}
+    else:
+        found = dict(system.find(path, detail=True))
+    files = {name: about for name, about in found.items() if about["type"] == "file"}
+    if not files:
+        raise FileNotFoundError(path)
+    return files
+
+
+def _mark(about: Mapping[str, Any]) -> str:
+    """What changes with a file."""
+    marks = [str(about[name]) for name in ("ETag", "mtime", "LastModified", "created") if about.get(name)]
+    return " ".join([str(about["size"]), *marks])
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Fsspec's file system for a URL, and the path on it."""
     try:
         import fsspec.core
     except ImportError as error:
         raise MissingBackendError(f"{url} needs fsspec: pip install 'respipe[remote]'.") from error
     try:
-        system, path = cast("Any", fsspec.core).url_to_fs(url)
+        return cast("Any", fsspec.core).url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise MissingBackendError(f"{url} needs more than is installed: {error}") from error
+
+
+class RemoteFolder:
+    """A folder at a URL that files are made in: each is made in a local folder first, and then copied there.
+
+    Args:
+        url: of the folder.
+        cache: whose folder has room for a file at a time.
+    """
+
+    def __init__(self, url: str, cache: Cache) -> None:
+        self._url = url.rstrip("/")
+        self._system, path = _file_system(self._url)
+        self._path = str(path).rstrip("/")
+        self.scratch = cache.root / f"made-{hashlib.sha256(self._url.encode()).hexdigest()[:16]}"
+        self.sketches = self.scratch / "tables"
+        self.sketches.mkdir(parents=True, exist_ok=True)
+
+    def url(self, name: str) -> str:
+        """That of a file."""
+        return f"{self._url}/{name}"
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None where there is none."""
+
+        def look() -> int | None:
+            self._system.invalidate_cache()
+            try:
+                return int(self._system.info(f"{self._path}/{name}")["size"])
+            except FileNotFoundError:
+                return None
+
+        return _persistently(self.url(name), look)
+
+    def names(self) -> list[str]:
+        """The ``.beton`` files in the folder."""
+
+        def listed() -> list[str]:
+            self._system.invalidate_cache()
+            return sorted(str(path).rsplit("/", 1)[-1] for path in self._system.glob(f"{self._path}/*.beton"))
+
+        return _persistently(self._url, listed)
+
+    def sketch(self, name: str) -> Path | None:
+        """A file like the one at the URL without its images, which are a hole in it; None where there is none.
+
+        :class:`BetonDataset` opens it: a few requests, however large the file.
+        """
+        size = self.size(name)
+        if size is None:
+            return None
+        path = self.sketches / name
+
+        def read(start: int, stop: int) -> bytes:
+            data: bytes = _persistently(
+                self.url(name), lambda: self._system.cat_file(f"{self._path}/{name}", start=start, end=stop)
+            )
+            with path.open("r+b") as file:
+                file.seek(start)
+                file.write(data)
+            return data
+
+        path.write_bytes(b"")
+        os.truncate(path, size)
+        header = np.frombuffer(read(0, HEADER.itemsize), HEADER)[0]
+        end = HEADER.itemsize + int(header["num_fields"]) * FIELD.itemsize
+        table, alloc = np.frombuffer(read(HEADER.itemsize, end), FIELD), int(header["alloc_table_ptr"])
+        row = metadata_dtype([FieldType(int(entry["type_id"])) for entry in table])
+        read(end, end + int(header["num_samples"]) * row.itemsize)
+        footer = np.frombuffer(read(alloc - FOOTER.itemsize, alloc), FOOTER)[0]
+        read(int(footer["start"]), size)
+        return path
+
+    def put(self, path: Path) -> None:
+        """Copy a file to the folder, and remove it here."""
+
+        def copy() -> None:
+            self._system.makedirs(self._path, exist_ok=True)
+            self._system.put_file(str(path), f"{self._path}/{path.name}")
+            if (size := self.size(path.name)) != path.stat().st_size:
+                raise OSError(f"{size} bytes arrived of {path.stat().st_size}")
+
+        _persistently(self.url(path.name), copy, "written")
+        path.unlink()
+
+    def make_index(self) -> None:
+        """Make or renew the folder's index, from the tables of its files."""
+        for path in self.sketches.iterdir():
+            path.unlink()
+        for name in self.names():
+            self.sketch(name)
+        if self.size(INDEX) is not None:
+            index: bytes = _persistently(self.url(INDEX), lambda: self._system.cat_file(f"{self._path}/{INDEX}"))
+            (self.sketches / INDEX).write_bytes(index)
+        index_shards(self.sketches).close()
+        self.put(self.sketches / INDEX)
+
+
+def _look_up(url: str) -> _Remote:
+    system, path = _file_system(url)
     path = str(path).rstrip("/")
     if path.endswith(".beton"):
         about: dict[str, Any] = _persistently(url, lambda: system.info(path))
-        marks = [str(about[name]) for name in ("ETag", "mtime", "LastModified", "created") if about.get(name)]
-        size = int(about["size"])
-        return _Remote(url, system, {path.rsplit("/", 1)[-1]: (path, size)}, None, " ".join([str(size), *marks]))
+        return _Remote(url, system, {path.rsplit("/", 1)[-1]: (path, int(about["size"]))}, None, _mark(about))
     index: bytes = _persistently(f"{url.rstrip('/')}/{INDEX}", lambda: system.cat_file(f"{path}/{INDEX}"))
     try:
         entries = index_entries(json.loads(index))
@@ -157,7 +328,7 @@ def _look_up(url: str) -> _Remote:
     return _Remote(url, system, files, index, hashlib.sha256(index).hexdigest())
 
 
-def _persistently(url: str, read: Callable[[], T]) -> T:
+def _persistently(url: str, read: Callable[[], T], what: str = "read") -> T:
     """What ``read`` returns, with several attempts.
 
     Raises:
@@ -177,8 +348,8 @@ def _persistently(url: str, read: Callable[[], T]) -> T:
         # File systems raise what their libraries do; whatever it is, it is about this URL.
         tries = f" in {_ATTEMPTS} attempts" if _may_pass(error) else ""
         raise StorageError(
-            f"{url} cannot be read{tries}: {type(error).__name__}: {error}. Check the address, the credentials and the "
-            "network; what was copied is kept."
+            f"{url} cannot be {what}{tries}: {type(error).__name__}: {error}. Check the address, the credentials and "
+            "the network; what was copied is kept."
         ) from error
     raise AssertionError("an attempt returns or raises")
 
@@ -192,6 +363,7 @@ def _fetch(remote: _Remote, entry: Path, name: str) -> None:
     target = entry / name
     if target.exists():
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     path, size = remote.files[name]
     unfinished = Path(f"{target}.partial")
 
@@ -214,7 +386,7 @@ def _fetch(remote: _Remote, entry: Path, name: str) -> None:
             if done > size:
                 unfinished.unlink()
             raise OSError(f"{done} bytes came of {size}")
-        if (problem := _problem(unfinished)) is not None:
+        if name.endswith(".beton") and (problem := _problem(unfinished)) is not None:
             unfinished.unlink()
             raise OSError(problem)
 
@@ -292,8 +464,9 @@ def _remove(entry: Path, about: dict[str, Any]) -> bool:
         names = [name for file in about["files"] for name in (file, f"{file}.partial")]
         for name in (*names, "copying.lock", "use.lock", _ABOUT):
             (entry / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            entry.rmdir()  # unless somebody else has put something there
+        with suppress(OSError):  # somebody else has put something there
+            for folder in sorted({parent for name in names for parent in Path(name).parents}, reverse=True):
+                (entry / folder).rmdir()
         return True
     finally:
         os.close(descriptor)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -19,7 +22,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 import respipe
-from respipe.errors import MissingBackendError, StorageError
+from respipe.errors import ConversionError, MissingBackendError, StorageError
 from respipe.storage import open_dataset
 from respipe.storage import remote as remote_module
 from respipe.storage.remote import Cache
@@ -257,3 +260,68 @@ def test_ranks_of_a_machine_copy_once_and_a_killed_one_is_taken_over_from(local:
             assert found == {f"{dataset.fingerprint}\n"}
         sent = sum(count for path, count in server.sent.items() if path.endswith(".beton"))
         assert sent < 2 * size_of(local)
+
+
+# Sources and targets
+
+
+def test_a_conversion_from_a_url_to_a_url_in_parts_equals_the_local_one(
+    url: str, local: Path, jpeg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path))
+    system = fsspec.filesystem("flaky")
+    for file in jpeg_folder.rglob("*.jpg"):
+        system.pipe_file(f"/images/{file.relative_to(jpeg_folder)}", file.read_bytes())
+    source, target = "flaky://images", "flaky://made/x"
+    convert_small(source, target, shards=3, part=(2, 3))
+    with pytest.raises(StorageError, match=r"x/index\.json cannot be read: FileNotFoundError"):
+        open_dataset(target)
+    report = convert_small(source, target, shards=3)
+    assert (report.num_images, report.num_resumed, report.target) == (18, 6, target)
+    for file in local.iterdir():
+        assert system.cat_file(f"/made/x/{file.name}") == file.read_bytes()
+    assert not list(tmp_path.glob("made-*/*.beton"))
+    with pytest.raises(ConversionError, match=r"flaky://made/x/shard-00000-of-00003\.beton exists already"):
+        convert_small(source, target, shards=3, quality=50)
+    assert respipe.verify(target, num_workers=0).sound
+
+
+def test_one_file_is_made_at_a_url(
+    url: str, local: Path, jpeg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path / "cache"))
+    convert_small(url, "flaky://made/x.beton")
+    convert_small(local, tmp_path / "x.beton")
+    system = fsspec.filesystem("flaky")
+    assert system.cat_file("/made/x.beton") == (tmp_path / "x.beton").read_bytes()
+    with pytest.raises(ConversionError, match=r"flaky://made/x\.beton exists already"):
+        convert_small(url, "flaky://made/x.beton")
+    convert_small(url, "flaky://made/x.beton", overwrite=True)
+
+
+@pytest.mark.parametrize("pattern", ["tars/train-{0..2}.tar", "tars/train-*.tar"])
+def test_patterns_name_files_at_urls(
+    url: str, jpeg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path / "cache"))
+    system = fsspec.filesystem("flaky")
+    (tmp_path / "tars").mkdir()
+    for number, name in enumerate(("ant", "bee", "cat")):
+        path = tmp_path / "tars" / f"train-{number}.tar"
+        with tarfile.open(path, "w") as tar:
+            for file in sorted((jpeg_folder / name).iterdir()):
+                tar.add(file, f"{name}{file.stem}.jpg")
+                label = tarfile.TarInfo(f"{name}{file.stem}.cls")
+                label.size = 1
+                tar.addfile(label, io.BytesIO(b"%d" % number))
+        system.pipe_file(f"/data/tars/{path.name}", path.read_bytes())
+    convert_small(f"flaky://data/{pattern}", tmp_path / "x.beton")
+    convert_small(str(tmp_path / pattern), tmp_path / "y.beton")
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "y.beton").read_bytes()
+
+
+def test_sources_that_are_missing_are_named(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path / "cache"))
+    for missing in ("flaky://data/nothing.tar", "flaky://data/*.tar"):
+        with pytest.raises(StorageError, match=f"{re.escape(missing)} cannot be read: FileNotFoundError"):
+            convert_small(missing, tmp_path / "x.beton")

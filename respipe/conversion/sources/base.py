@@ -34,12 +34,13 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from respipe.conversion.sources.columns import Faulty, label_column, noted
-from respipe.conversion.sources.paths import files_of, single
+from respipe.conversion.sources.paths import copied, files_of, single
 from respipe.errors import ConversionError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.structure import format_of
 from respipe.storage.dataset import Records
 from respipe.storage.fields import Column
+from respipe.storage.remote import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def open_source(
         return given
     if isinstance(given, LabelledImages):
         return with_labels(given)
-    given = single(given) if isinstance(given, str) else given
+    given = copied(given) if is_url(given) else single(given) if isinstance(given, str) else given
     spec = source_spec(given, format, options)
     if refused := options.given().keys() - spec.options:
         raise ValueError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from respipe.errors import StorageError
 from respipe.storage.class_folder import SPLITS, is_litter
+from respipe.storage.remote import Cache, copy_files, root_of
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}")
 
@@ -38,7 +39,7 @@ def files_of(given: str, extensions: tuple[str, ...] = ()) -> list[Path]:
         return _files_in(path, extensions) if path.is_dir() and extensions else [path] if path.exists() else []
     found: list[Path] = []
     missing: list[str] = []
-    names = _expanded(given)
+    names = expanded(given)
     for name in names:
         # Path.glob has no patterns that begin at the root.
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]  # noqa: PTH207
@@ -56,7 +57,15 @@ def single(given: str) -> str:
     return str(found[0]) if len(found) == 1 else given
 
 
-def _expanded(pattern: str) -> Sequence[str]:
+def copied(url: str) -> str:
+    """The local path or pattern for a URL, of a file, a folder or a pattern, once what it names was copied."""
+    urls = expanded(url)
+    entry = str(copy_files(urls, Cache()))
+    root = root_of(urls)
+    return f"{entry}/{url[len(root) :]}".rstrip("/")
+
+
+def expanded(pattern: str) -> Sequence[str]:
     """A pattern with every choice of its braces in turn."""
     if (found := _BRACES.search(pattern)) is None:
         return [pattern]
@@ -67,7 +76,7 @@ def _expanded(pattern: str) -> Sequence[str]:
         numbers = range(low, high + 1) if low <= high else range(low, high - 1, -1)
         choices = [f"{number:0{len(first) if first.startswith('0') else 1}d}" for number in numbers]
     head, tail = pattern[: found.start()], pattern[found.end() :]
-    return [name for choice in choices for name in _expanded(f"{head}{choice}{tail}")]
+    return [name for choice in choices for name in expanded(f"{head}{choice}{tail}")]
 
 
 def _files_in(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
