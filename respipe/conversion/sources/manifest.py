@@ -11,7 +11,7 @@ import os
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -136,7 +136,7 @@ class ManifestSource:
         self._require(files[0], index.kinds.names)
         self._faults = dict(self._repeated(index))
         for row, fault in self._faults.items():
-            index.labels[row] = CorruptImageError(fault, index=row) if label_field != "" else None
+            index.labels[row] = CorruptImageError(fault, index=row)
         labels = parsed_labels(index.labels) if self._cells else index.labels
         label = label_column(labels, recorded_classes(files[0].parent), self.name)
         if label is None and label_field is None:
@@ -145,7 +145,7 @@ class ManifestSource:
         self.fields: Mapping[str, Column] = {} if label is None else {"label": label}
         for name in index.kinds.names:
             if name not in (self._path, self._label, "label", "image"):
-                column = index.kinds.column(name, Computed(_Field(self, name), len(self)))
+                column = index.kinds.column(name, Computed(partial(self.value, name=name), len(self)))
                 self.fields |= {} if column is None else {name: column}
         self.fingerprint = fingerprint_of(label, digest.digest())
 
@@ -175,7 +175,7 @@ class ManifestSource:
         except ValueError as error:
             fault = CorruptImageError(_unreadable(line, error), index=len(index.labels))
         self._choose(values)
-        label = values.get(self._label, fault) if self._label else None
+        label = fault or (values.get(self._label) if self._label else None)
         path = values.get(self._path)
         index.labels.append(index.texts.setdefault(label, label) if isinstance(label, str) else label)
         known = isinstance(path, str) and path
@@ -189,10 +189,11 @@ class ManifestSource:
             self._label = next((name for name in LABELS if name in columns), None)
 
     def _require(self, file: Path, columns: Sequence[str]) -> None:
-        for name, what in ((self._path, "`path` for the images"), (self._label, f"`{self._label}` for the labels")):
-            if name not in columns and (name or what.startswith("`path`")):
-                listed = ", ".join(map(printable, columns))
-                raise StorageError(f"{file} must have a column {what}; its columns are {listed or 'none'}.")
+        wanted = {self._path or "path": "images", **({self._label: "labels"} if self._label else {})}
+        for name, what in wanted.items():
+            if name not in columns:
+                listed = ", ".join(map(printable, columns)) or "none"
+                raise StorageError(f"{file} must have a column `{name}` for the {what}; its columns are {listed}.")
 
     def _repeated(self, index: _Index) -> Iterator[tuple[int, str]]:
         """Lines whose image an earlier line lists already, and what to say of them."""
@@ -258,17 +259,6 @@ class ManifestSource:
         """One field of a line."""
         value = self._row(index).get(name)
         return value if not self._cells or name in self._texts or value is None else parsed(value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A field of a line, as a function that can be pickled."""
-
-    source: ManifestSource
-    name: str
-
-    def __call__(self, index: int) -> Any:
-        return self.source.value(index, self.name)
 
 
 def _unreadable(line: int, error: ValueError) -> str:

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,11 +66,8 @@ class ParquetSource:
         self.kind = "Parquet"
         self._files = tuple(files)
         self._cursors: dict[str, _Cursor] = {}
-        opened = [_opened(file) for file in files]
-        schema = opened[0].schema_arrow
-        for file, other in zip(files, opened, strict=True):
-            if not other.schema_arrow.equals(schema):
-                raise StorageError(f"{file} must have the columns of {files[0]}, {schema.names}; it has others.")
+        with _opened(files[0]) as first:
+            schema = first.schema_arrow
         features = _features(schema)
         self._image = _image_column(files[0], schema, features)
         label = label_field
@@ -79,19 +76,23 @@ class ParquetSource:
         if label and label not in schema.names:
             listed = ", ".join(map(printable, schema.names))
             raise StorageError(f"{files[0]} must have a column `{label}` for the labels; its columns are {listed}.")
-        groups = [
-            (number, group, file.metadata.row_group(group).num_rows)
-            for number, file in enumerate(opened)
-            for group in range(file.num_row_groups)
-        ]
-        self._groups = np.array(groups, np.int64).reshape(-1, 3)
-        self._starts = np.concatenate(([0], np.cumsum(self._groups[:, 2])))
         leaf = f"{self._image}.path" if "path" in _children(schema.field(self._image).type) else self._image
         self._has_path = leaf != self._image or _kind(schema.field(leaf).type) == "text"
-        self._names = _names(opened, files, leaf if self._has_path else None)
-        names = _class_names(features.get(label))
-        labels = _values(opened, label) if label else []
-        column = label_column(labels, names, self.name) if labels else None
+        groups: list[tuple[int, int, int, int]] = []
+        labels: list[Any] = []
+        names: list[str] = []
+        for number, path in enumerate(files):
+            with _opened(path) as file:
+                if not file.schema_arrow.equals(schema):
+                    raise StorageError(f"{path} must have the columns of {files[0]}, {schema.names}; it has others.")
+                groups += [(number, group, *_size(file, group)) for group in range(file.num_row_groups)]
+                labels += _values(file, label) if label else []
+                paths = _values(file, leaf) if self._has_path else itertools.repeat(None, file.metadata.num_rows)
+                names += (_path(one) or f"{path.name}:{row}" for row, one in enumerate(paths))
+        self._groups = np.array(groups, np.int64).reshape(-1, 4)
+        self._starts = np.concatenate(([0], np.cumsum(self._groups[:, 2])))
+        self._names = TextTable.of(names)
+        column = label_column(labels, _class_names(features.get(label)), self.name)
         if column is None and label_field is None:
             logger.warning("%s: no column of labels; its columns are %s", files[0], ", ".join(schema.names))
         self.fields: Mapping[str, Column] = {} if column is None else {"label": column}
@@ -99,14 +100,13 @@ class ParquetSource:
             if field.name not in (self._image, label, "label", "image"):
                 found = self._field(field, features.get(field.name))
                 self.fields |= {} if found is None else {field.name: found}
-        sizes = repr([[_size(file, group) for group in range(file.num_row_groups)] for file in opened])
-        tables = (self._names.text.tobytes(), self._names.offsets.tobytes())
-        self.fingerprint = fingerprint_of(column, sizes.encode(), *tables)
+        tables = (self._groups, self._names.text, self._names.offsets)
+        self.fingerprint = fingerprint_of(column, *(table.tobytes() for table in tables))
 
     def _field(self, field: Any, feature: Any) -> Column | None:
         if (kind := _kind(field.type)) is None:
             return None
-        values = Computed(_Field(self, field.name), len(self))
+        values = Computed(partial(self.value, name=field.name), len(self))
         length = field.type.list_size if kind == "vector" and hasattr(field.type, "list_size") else None
         if kind == "vector" and length is None:
             known = (self.value(index, field.name) for index in range(min(len(self), _MOST_EMPTY)))
@@ -122,9 +122,9 @@ class ParquetSource:
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def value(self, index: int, name: str) -> Any:
-        """One cell, as Python has it."""
+        """One cell, as Python has it; of a struct its bytes."""
         row_group = self._row_group(index)
-        number, group, _ = map(int, self._groups[row_group])
+        number, group, *_ = map(int, self._groups[row_group])
         path, row = self._files[number], index - int(self._starts[row_group])
         cursor = self._cursors.pop(name, None)  # one that fails is not used again
         try:
@@ -136,19 +136,18 @@ class ParquetSource:
             what = f"{path.name} is damaged in row group {group}: {error or 'it is too short'}"
             raise CorruptImageError(what, index=index) from error
         self._cursors[name] = cursor
-        return value
+        return cast("dict[str, Any]", value)["bytes"] if isinstance(value, dict) else value
 
     def read(self, index: int) -> bytes:
         """One image; see :meth:`respipe.conversion.Source.read`."""
-        value = self.value(index, self._image)
-        data = cast("Mapping[str, Any]", value).get("bytes") if isinstance(value, dict) else value
+        data: bytes | str | None = self.value(index, self._image)
         if isinstance(data, bytes):
             return data
         if data is None and not self._has_path:
             raise CorruptImageError("it has no image: its bytes are null", index=index)
         folder = self._files[int(self._groups[self._row_group(index), 0])].parent
         try:
-            return read_regular(folder / (self._names[index] if data is None else cast("str", data)))
+            return read_regular(folder / (data or self._names[index]))
         except (OSError, ValueError) as error:
             folder.stat()  # or the whole source is out of reach
             reason = error.strerror if isinstance(error, OSError) else error
@@ -187,18 +186,6 @@ class _Cursor:
         return self._rows[row - self.start].as_py()
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A column, as a function that can be pickled."""
-
-    source: ParquetSource
-    name: str
-
-    def __call__(self, index: int) -> Any:
-        value = self.source.value(index, self.name)
-        return cast("Mapping[str, Any]", value).get("bytes") if isinstance(value, dict) else value
-
-
 def _opened(path: Path) -> Any:
     pyarrow = import_pyarrow()
     try:
@@ -207,23 +194,13 @@ def _opened(path: Path) -> Any:
         raise StorageError(f"{path} cannot be read as Parquet: {error}. Is it whole? Copy it again.") from error
 
 
-def _values(files: Sequence[Any], column: str) -> list[Any]:
-    """A column of all files as Python's values."""
-    read = (file.read([column], use_threads=False).column(0).to_pylist() for file in files)
-    return [*itertools.chain.from_iterable(read)]
+def _values(file: Any, column: str) -> list[Any]:
+    """A whole column as Python's values."""
+    return file.read([column], use_threads=False).column(0).to_pylist()
 
 
-def _names(opened: Sequence[Any], files: Sequence[Path], column: str | None) -> TextTable:
-    """The paths in a column, or file and row where there are none."""
-    rows = (f"{path.name}:{row}" for path, file in zip(files, opened, strict=True) for row in range(_num_rows(file)))
-    if column is None:
-        return TextTable.of(rows)
-    values = (cast("dict[str, str]", one)["path"] if isinstance(one, dict) else one for one in _values(opened, column))
-    return TextTable.of(path or row for path, row in zip(cast("Iterator[str]", values), rows, strict=True))
-
-
-def _num_rows(file: Any) -> int:
-    return file.metadata.num_rows
+def _path(cell: Any) -> str | None:
+    return cast("dict[str, str | None]", cell)["path"] if isinstance(cell, dict) else cell
 
 
 def _size(file: Any, group: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -127,10 +127,12 @@ class ShardSource:
         for extension in self._places:
             if extension not in (used | {_JSON}):
                 kind = "text" if extension in _TEXT else "bytes"
-                fields[extension] = Column(kind=kind, values=Computed(_Field(self, extension, None), len(self)))
+                fields[extension] = Column(
+                    kind=kind, values=Computed(partial(self.value, extension=extension), len(self))
+                )
         for name in kinds.names:
             if name not in used:
-                column = kinds.column(name, Computed(_Field(self, _JSON, name), len(self)))
+                column = kinds.column(name, Computed(partial(self.value, extension=_JSON, key=name), len(self)))
                 fields |= {} if column is None else {name: column}
         return {**fields, **({"caption": fields["txt"]} if "txt" in fields and "caption" not in fields else {})}
 
@@ -163,6 +165,14 @@ class ShardSource:
             raise CorruptImageError(f"{path.name} ends after {len(data)} of its {size} bytes", index=index)
         return data
 
+    def value(self, index: int, extension: str, key: str = "") -> Any:
+        """A field of a sample: one file, or what a JSON has under a key."""
+        data = self.member(index, extension)
+        try:
+            return _row(data).get(key) if key else data.decode() if extension in _TEXT else data
+        except ValueError as error:
+            raise CorruptImageError(f"its .{extension} cannot be read: {error}", index=index) from error
+
     def read(self, index: int) -> bytes:
         """One image; see :meth:`respipe.conversion.Source.read`."""
         return self.member(index, "image")
@@ -170,24 +180,6 @@ class ShardSource:
     def name(self, index: int) -> str:
         """Its path in the tar, behind the tar's name where there are several."""
         return printable(self._names[index])
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A field of a sample, as a function that can be pickled: of its JSON where ``key`` says which."""
-
-    source: ShardSource
-    extension: str
-    key: str | None
-
-    def __call__(self, index: int) -> Any:
-        data = self.source.member(index, self.extension)
-        try:
-            if self.key is not None:
-                return _row(data).get(self.key)
-            return data.decode() if self.extension in _TEXT else data
-        except ValueError as error:
-            raise CorruptImageError(f"its .{self.extension} cannot be read: {error}", index=index) from error
 
 
 class _Places:
