@@ -372,7 +372,7 @@ class _Conversion:
             found = replace(found, quarantined=tuple(notes))
             _check_corrupt(found, self.run.allow_corrupt, "samples cannot be converted")
         identity = _identity(opened, settings)
-        with _explained(self.target), Journal(self._log, identity, num_levels=len(settings.levels)) as journal:
+        with explained(self.target), Journal(self._log, identity, num_levels=len(settings.levels)) as journal:
 
             def report(num_resumed: int) -> ConversionReport:
                 seconds = time.perf_counter() - start
@@ -403,7 +403,7 @@ class _Conversion:
                         attributes=attributes | ({"report": done.lasting()} if isinstance(opened, Portion) else {}),
                     )
                 partial.replace(self.target)
-                _sync_folder(self.target.parent)
+                sync_folder(self.target.parent)
             journal.remove()
             return report(num_resumed)
 
@@ -517,7 +517,7 @@ def _holds(path: Path, records: Sequence[PageRecord]) -> bool:
 
 
 @contextmanager
-def _explained(path: Path) -> Generator[None, None, None]:
+def explained(path: Path) -> Generator[None, None, None]:
     """Turn errors of the operating system into errors that say what to do."""
     try:
         yield
@@ -528,12 +528,12 @@ def _explained(path: Path) -> Generator[None, None, None]:
                 "goes on where it stopped."
             ) from error
         raise ConversionError(
-            f"The conversion to {path} had to stop: {error}. Once that is solved, run the same again: it goes on "
+            f"The work on {path} had to stop: {error}. Once that is solved, run the same again: it goes on "
             "where it stopped."
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Put the renaming of a file on disk, where the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

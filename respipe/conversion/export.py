@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from respipe.checks import check_int
+from respipe.conversion.engine import explained, sync_folder
 from respipe.conversion.journal import Journal
 from respipe.conversion.report import SampleNote
 from respipe.conversion.workers import SampleWorkers, check_num_workers
@@ -134,8 +135,9 @@ def export(
             fields=chosen,
             chunk=_FOLDER_CHUNK if format == "folder" else max_samples,
             allow_corrupt=allow_corrupt,
+            progress=progress or (lambda done, total: None),
         )
-        return one.run(check_num_workers(num_workers), progress or (lambda done, total: None))
+        return one.run(check_num_workers(num_workers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +188,13 @@ class _Export:
     fields: Mapping[str, Column]
     chunk: int
     allow_corrupt: int
+    progress: Callable[[int, int], None]
 
     @property
     def _partial(self) -> Path:
         return Path(f"{self.target}.partial")
 
-    def run(self, num_workers: int, progress: Callable[[int, int], None]) -> ExportReport:
+    def run(self, num_workers: int) -> ExportReport:
         start, total = time.perf_counter(), len(self.dataset)
         if not (folder := self.target.absolute().parent).is_dir():
             raise ConversionError(f"The folder {folder} must exist for {self.target.name} to be made in it.")
@@ -204,16 +207,17 @@ class _Export:
             "fields": [*self.fields],
             "chunk": self.chunk,
         }
-        with Journal(log, identity, num_levels=1) as journal:
+        with explained(self.target), Journal(log, identity, num_levels=1) as journal:
             resumed = journal.num_done
             if not (resumed == total and not self._partial.exists() and self.target.exists()):
                 self._check_free()
                 folders = _class_folders(self.dataset)
                 paths = TextTable.of(_paths(self.dataset, folders))
                 resumed = self._resume(journal, paths, folders)
-                self._write_rest(journal, paths, num_workers, progress)
-                self._check_damage(journal)
+                self._write_rest(journal, paths, num_workers)
+                self._check_lost(journal, [])
                 self._partial.replace(self.target)
+                sync_folder(folder)
             journal.remove()
             return self._report(journal, resumed, time.perf_counter() - start)
 
@@ -246,7 +250,7 @@ class _Export:
 
     def _file(self, number: int) -> Path:
         count = -(-len(self.dataset) // self.chunk)
-        name = _NO_STEM.sub("_", self.dataset.path.stem)
+        name = _NO_STEM.sub("_", self.dataset.path.absolute().stem)
         if self.format == "webdataset":
             return self._partial / f"{name}-{number:06d}.tar"
         return self._partial / f"{name}-{number:05d}-of-{count:05d}.parquet"
@@ -259,9 +263,7 @@ class _Export:
             return _TarSink(path)
         return _ParquetSink(path, self.dataset.fields.get("label"), self.fields)
 
-    def _write_rest(
-        self, journal: Journal, paths: TextTable, num_workers: int, progress: Callable[[int, int], None]
-    ) -> None:
+    def _write_rest(self, journal: Journal, paths: TextTable, num_workers: int) -> None:
         first, total = journal.num_done, len(self.dataset)
         with SampleWorkers(_ReadImage(self.dataset), num_workers=num_workers) as workers:
             results = workers.map(range(first, total))
@@ -269,41 +271,38 @@ class _Export:
                 stop = min(begin + self.chunk, total)
                 sink = self._sink(journal)
                 try:
-                    chunk = islice(results, stop - begin)
-                    images, lost = self._write(sink, _told(chunk, progress, total), journal, paths)
+                    images, lost = self._write(sink, islice(results, stop - begin), journal, paths)
+                    length = sink.close()
                 except BaseException:
                     sink.abort()
                     raise
-                journal.append(_record(stop, images, lost, sink.close()))
+                journal.append(_record(stop, images, lost, length))
 
     def _write(
         self, sink: _Sink, results: Iterable[tuple[int, _Encoded | str]], journal: Journal, paths: TextTable
     ) -> tuple[dict[int, tuple[int, int]], list[tuple[int, str]]]:
         """Write some samples; returns length and CRC-32 of each image by number, and what is wrong with the others."""
         label = self.dataset.fields.get("label")
-        num_lost = sum(len(record.quarantined) for record in journal.records)
         images: dict[int, tuple[int, int]] = {}
         lost: list[tuple[int, str]] = []
         for index, image in results:
             if isinstance(image, str):
                 lost.append((index, image))
-                self._check_lost(num_lost + len(lost), image)
-                continue
-            values = {name: column.checked(index) for name, column in self.fields.items()}
-            sink.add(paths[index], image, None if label is None else label.checked(index), values)
-            images[index] = len(image.data), zlib.crc32(image.data)
+                self._check_lost(journal, lost)
+            else:
+                values = {name: column.checked(index) for name, column in self.fields.items()}
+                sink.add(paths[index], image, None if label is None else label.checked(index), values)
+                images[index] = len(image.data), zlib.crc32(image.data)
+            self.progress(index + 1, len(self.dataset))
         return images, lost
 
-    def _check_lost(self, count: int, first: str) -> None:
-        if count > self.allow_corrupt:
+    def _check_lost(self, journal: Journal, lost: Sequence[tuple[int, str]]) -> None:
+        found = [*(note for record in journal.records for note in record.quarantined), *lost]
+        if len(found) > self.allow_corrupt:
             raise ConversionError(
-                f"{count} images are damaged, {self.allow_corrupt} are allowed; the last: {first} What is done is kept."
+                f"{len(found)} images are damaged, {self.allow_corrupt} are allowed; the last: {found[-1][1]} "
+                "What is done is kept."
             )
-
-    def _check_damage(self, journal: Journal) -> None:
-        lost = [note for record in journal.records for note in record.quarantined]
-        if lost:
-            self._check_lost(len(lost), lost[-1][1])
 
     def _report(self, journal: Journal, resumed: int, seconds: float) -> ExportReport:
         records = journal.records
@@ -318,14 +317,6 @@ class _Export:
             num_resumed=resumed,
             seconds=seconds,
         )
-
-
-def _told(
-    results: Iterable[tuple[int, _Encoded | str]], progress: Callable[[int, int], None], total: int
-) -> Iterator[tuple[int, _Encoded | str]]:
-    for index, result in results:
-        yield index, result
-        progress(index + 1, total)
 
 
 def _record(
