@@ -54,8 +54,9 @@ def adapt(
     (:func:`respipe.model.positions.make_positions_adaptive`); those of timm do so by ``dynamic_img_size=True``.
 
     Call it before the optimizer is made, which is to have all parameters, and before the model is wrapped (compilation,
-    ``DistributedDataParallel``). ``torch.compile(model, dynamic=False)`` makes one graph for each size. Whoever
-    replaces a layer that goes by the size afterwards, to freeze, fuse or quantize it, gets an error at the next call.
+    ``DistributedDataParallel``, ``fully_shard``). ``torch.compile(model, dynamic=False)`` makes one graph for each
+    size. Whoever replaces a layer that goes by the size afterwards, to freeze, fuse or quantize it, gets an error at
+    the next call.
 
     Args:
         model: network that takes (N, 3, S, S) images, built for ``schedule.base_size``.
@@ -74,13 +75,14 @@ def adapt(
 
     Raises:
         ValueError: the model cannot take one of the sizes; the message names the size and what the model said. Or the
-            model was adapted before to what is asked for again.
+            model was adapted before to what is asked for again, or is sharded.
 
     Warns:
         NoEffectWarning: ``batchnorm="per_size"``, ``kernels="pooled"`` or ``layers`` was asked for and changed nothing.
     """
     check_choice("batchnorm", batchnorm, get_args(BatchNorm))
     check_choice("kernels", kernels, get_args(Kernels))
+    network.check_whole(model)
     transformers = make_positions_adaptive(model)
     try:
         replaced = make_pooling_adaptive(model, schedule.base_size)
@@ -248,10 +250,11 @@ def extract(model: nn.Module, size: int) -> nn.Module:
         a copy on the same device and in the same modes. ``model`` stays as it is.
 
     Raises:
-        ValueError: ``size`` is less than 1, or ``model`` is a part of the adapted one, or wrapped.
+        ValueError: ``size`` is less than 1, or ``model`` is a part of the adapted one, or wrapped, or sharded.
     """
     if size < 1:
         raise ValueError(f"`size` must be at least 1; got {size}. Pass a side in pixels.")
+    network.check_whole(model)
     plain = copy.deepcopy(model)
     for norm in divided_batchnorms(plain).values():
         norm.keep(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Container, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model that FSDP2 has divided among processes: no copy can be made of it.
+
+    Raises:
+        ValueError: ``torch.distributed.fsdp.fully_shard`` was called with it or a part of it.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # without it, nothing is sharded
+    if fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules()):
+        raise ValueError(
+            "`model` must be whole; got one that `fully_shard` divided among processes. Adapt it before it is sharded; "
+            "to extract, load `get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))` into an "
+            "adapted model that is not."
+        )
 
 
 @contextmanager

@@ -18,3 +18,7 @@ def test_ranks_agree_on_the_weights_of_every_size(tmp_path: Path) -> None:
         private = [name for name in state if ".per_size.8.weight" in name]
         assert private
         assert all((state[name] != 1).any() for name in private)
+
+
+def test_sharded_networks_train_as_whole_ones_do() -> None:
+    torchrun("tests.model.sharded_ranks")
