@@ -425,6 +425,12 @@ class RandomApply:
         return _kept(joined([policy.draw(draws, canvas) for policy in policies]), applied)
 
 
+def moves_pixels(policy: Policy) -> bool:
+    """Whether a policy may shear, shift or turn an image, so that what lies beside it, such as a mask, is off."""
+    parts = cast("tuple[Policy, ...]", getattr(policy, "policies", ()))
+    return isinstance(policy, (RandAugment, TrivialAugmentWide, AutoAugment, AugMix)) or any(map(moves_pixels, parts))
+
+
 @dataclass(frozen=True)
 class RandomOrder:
     """Applies all of some policies, in random order.

@@ -32,7 +32,6 @@ from respipe.printable import printable
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.pages import CHECKSUM, PageBuilder, PageRecord, Pyramid, gathered
 from respipe.storage.beton.writer import BetonWriter
-from respipe.storage.fields import Column
 from respipe.storage.remote import Cache, RemoteFolder, is_url
 from respipe.storage.shards import index_shards, shard_name
 from respipe.storage.upright import BrokenImageError, pixel_limit
@@ -272,16 +271,22 @@ class _ConvertSample:
 
     def __call__(self, index: int) -> tuple[Pyramid, dict[str, Any]] | str:
         try:
-            values = {name: self._value(name, column, index) for name, column in self.source.fields.items()}
-            return build_pyramid(self.source.read(index), self.settings), values
+            # Fields first: what is wrong with them is told without decoding.
+            values = {name: self._value(name, column.checked, index) for name, column in self.source.fields.items()}
+            pyramid = build_pyramid(self.source.read(index), self.settings)
+            for name, column in self.source.fields.items():
+                if column.kind == "mask":
+                    values[name] = self._value(name, pyramid.fitted_mask, values[name])
+            return pyramid, values
         except (CorruptImageError, BrokenImageError) as error:
             return str(error)
 
-    def _value(self, name: str, column: Column, index: int) -> Any:
+    @staticmethod
+    def _value(name: str, function: Callable[[Any], Any], argument: Any) -> Any:
         try:
-            return column.checked(index)
+            return function(argument)
         except ValueError as error:
-            raise CorruptImageError(f"its field `{name}`: {error}", index=index) from error
+            raise BrokenImageError(f"its field `{name}`: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

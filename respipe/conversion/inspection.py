@@ -15,7 +15,7 @@ from respipe.conversion.engine import known_faults
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import SampleNote
 from respipe.conversion.settings import ConversionSettings
-from respipe.conversion.sources.base import Source, SourceOptions, open_source, source_spec
+from respipe.conversion.sources.base import Derived, Source, SourceOptions, open_source, source_spec
 from respipe.conversion.sources.columns import Faulty
 from respipe.errors import CorruptImageError
 from respipe.jpeg.header import JpegError, read_header
@@ -207,7 +207,8 @@ def _of_source(source: Source, path: str, command: str) -> Inspection:
     known = None
     if isinstance(values, np.ndarray):
         known = len(np.unique(np.delete(cast("NDArray[Any]", values), [*missing], axis=0), axis=0))
-    about = getattr(source, "num_bytes", round(float(lengths.mean()) * len(source)))
+    origin = source.source if isinstance(source, Derived) else source
+    about = getattr(origin, "num_bytes", round(float(lengths.mean()) * len(source)))
     return Inspection(
         path=path,
         kind=source.kind,
@@ -237,7 +238,7 @@ def _of_source(source: Source, path: str, command: str) -> Inspection:
         settings=None,
         source=None,
         fingerprint=source.fingerprint,
-        passed_over=dict(getattr(source, "passed_over", {})),
+        passed_over=dict(getattr(origin, "passed_over", {})),
         faults=tuple(SampleNote(index=i, name=source.name(i), reason=faults[i]) for i in sorted(faults)),
         converted_bytes=round(float(converted.mean()) * len(source)),
     )

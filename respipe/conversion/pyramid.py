@@ -49,7 +49,13 @@ def build_pyramid(data: bytes, settings: ConversionSettings) -> Pyramid:
         else:
             pixels.append(_reduced(pixels, level))
             images.append(_encoded(pixels[-1], settings))
-    return Pyramid(images=tuple(images), kept=kept is not None, traits=tuple(traits), warnings=decoded.warnings)
+    return Pyramid(
+        images=tuple(images),
+        original=(image.height, image.width),
+        kept=kept is not None,
+        traits=tuple(traits),
+        warnings=decoded.warnings,
+    )
 
 
 def _kept(data: bytes, decoded: DecodedImage, settings: ConversionSettings) -> StoredImage | None:

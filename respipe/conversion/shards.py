@@ -275,4 +275,6 @@ def _stored(dataset: ShardedDataset, index: int) -> Pyramid:
             tiled=tiled,
         )
         images.append(image)
-    return Pyramid(images=tuple(images), kept=False, traits=(), warnings=())
+    return Pyramid(
+        images=tuple(images), original=(images[0].height, images[0].width), kept=False, traits=(), warnings=()
+    )

@@ -23,9 +23,11 @@ from respipe.loading.augmentation import Decoded, augment_in_order
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
+from respipe.loading.fields import BatchFields, check_fields, check_masks
 from respipe.loading.placement import HandOver, Placement, check_device
 from respipe.loading.position import LoaderState
 from respipe.loading.prefetch import WorkAhead, prefetch
+from respipe.loading.sampler_view import SamplerView
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
 from respipe.loading.transform import BatchTransform, Images, transformed
 from respipe.normalization import Normalize, mean_and_std
@@ -96,7 +98,8 @@ class Loader:
         mixup, cutmix: parameters of the beta distributions of mixup's and CutMix's weights, 0 for none; or, as
             ``mixup``, a :class:`respipe.augment.Mixing` with everything. Labels become (B, classes) float32.
         fields: names of the fields to yield, as a dict, in the place of labels: numbers as tensors like labels, text
-            and bytes as lists of B str or bytes. Mixing and ``batch_transform`` change the field ``label`` alone.
+            and bytes as lists of B str or bytes, masks as (B, S, S) uint8, cropped and mirrored as the images, a tuple
+            of them where images are one. Mixing and ``batch_transform`` change the field ``label`` alone.
         batch_transform: function of the placed ``(images, labels)`` of every batch, for example torchvision's
             ``v2.MixUp``, which takes one size per step. The global random states of torch, NumPy and ``random`` are
             seeded for it at each step and restored afterwards.
@@ -199,7 +202,7 @@ class Loader:
         self._owns_dataset = self._dataset is not data
         if isinstance(opened, Mixture):
             policy = replace(policy, weights=shared_weights(opened.lengths, opened.shares, policy))
-        self._fields = None if fields is None else _check_fields(fields, self._dataset)
+        self._fields = None if fields is None else check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(
             self._dataset,
             on_corrupt=on_corrupt,
@@ -208,6 +211,7 @@ class Loader:
         )
         self._num_threads, self._num_classes = num_threads, _number_of_classes(policy.mix, self._dataset)
         self._plan = RunPlan(schedule, self._dataset, policy, batch_size=batch_size, world_size=self.world_size)
+        check_masks(self._fields or (), self._dataset, self._plan)
         self._backend = CurrentBackend(
             partial(
                 make_backend,
@@ -417,7 +421,8 @@ class Loader:
         """Decoded batches on the device; runs in the prefetch thread, on CUDA with a stream of its own."""
         stream = self._placement.stream
         plans = self._plan.local_batches(epoch, start, rank=share[0], world_size=share[1])
-        with used.lock, torch.cuda.stream(stream):
+        fields = BatchFields(self._dataset, ("label", *(self._fields or ())), self._placement, self._num_threads)
+        with used.lock, torch.cuda.stream(stream), fields:
             used.backend.prepare(partial(_largest_batch, self._plan, share))
             decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, routed=self._routed)
             for plan, pixels in self._finished(decoded) if self._plan.augments(epoch) else decoded:
@@ -425,13 +430,7 @@ class Loader:
                 if plan.views:
                     several = (view.view(-1, len(plan), *view.shape[1:]).unbind() for view in images)
                     images = tuple(crop for crops in several for crop in crops)
-                columns = self._dataset.fields
-                values = {
-                    name: self._placement.values(columns[name].take(plan.indices))
-                    for name in dict.fromkeys(("label", *(self._fields or ())))
-                    if name in columns
-                }
-                images, values = self._mixed(plan, images, values)
+                images, values = self._mixed(plan, images, fields.of(plan))
                 yield plan, images, values, stream.record_event() if stream is not None else None
 
     def _finished(self, decoded: Generator[Decoded, None, None]) -> Iterator[Decoded]:
@@ -469,7 +468,8 @@ class Loader:
             )
         plan, tensors, values, ready = placed
         if ready is not None:
-            self._hand_over((*tensors, *(one for one in values.values() if isinstance(one, torch.Tensor))), ready)
+            several = (value if isinstance(value, tuple) else (value,) for value in values.values())
+            self._hand_over((*tensors, *(one for some in several for one in some if torch.is_tensor(one))), ready)
         labels = values.get("label")
         images: Images = tensors[0] if len(tensors) == 1 else tensors
         if self._batch_transform is not None:
@@ -560,62 +560,6 @@ class _Iteration(Iterator[Batch]):
         self._source.close()
         if self._num_left:
             self._superseded = why
-
-
-class SamplerView:
-    """What trainers expect of a sampler: a length, ``set_epoch``, and the samples that this rank has of each batch."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    @property
-    def sampler(self) -> SamplerView:
-        """Itself: some trainers look for ``batch_sampler.sampler``."""
-        return self
-
-    @property
-    def batch_size(self) -> int:
-        """Samples that this rank has of a batch at the schedule's base size."""
-        return self._loader.batch_size // self._loader.world_size
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Samples that this rank has of each batch of the current epoch."""
-        return tuple(size // self._loader.world_size for size in self._loader.batch_sizes)
-
-    @property
-    def average_batch_size(self) -> float:
-        """Mean of the samples that a rank has of a batch of the current epoch."""
-        return self._loader.average_batch_size / self._loader.world_size
-
-    @property
-    def drop_last(self) -> bool:
-        """See :attr:`respipe.Loader.drop_last`."""
-        return self._loader.drop_last
-
-    def set_epoch(self, epoch: int) -> None:
-        """See :meth:`respipe.Loader.set_epoch`."""
-        self._loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-
-def _check_fields(fields: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
-        raise TypeError(f"`fields` must be a sequence of names; got {fields!r}. Pass for example ('label',).")
-    known = ", ".join(f"`{name}`" for name in dataset.fields) or "none"
-    if missing := [name for name in fields if name not in dataset.fields]:
-        raise ValueError(
-            f"`fields` must be names of the dataset's fields, which are {known}; got {missing[0]!r}. "
-            "Convert the source again with respipe.convert(..., fields=...) to store more of them."
-        )
-    if masks := [name for name in fields if dataset.fields[name].kind == "mask"]:
-        raise ValueError(
-            f"`fields` must be numbers, text or bytes, as masks are not cropped with their images; got the mask "
-            f"{masks[0]!r}. Read it from loader.dataset.fields."
-        )
-    return tuple(fields)
 
 
 def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:

@@ -40,6 +40,7 @@ from respipe.printable import printable
 from respipe.storage.beton.structure import format_of
 from respipe.storage.dataset import Records
 from respipe.storage.fields import Column
+from respipe.storage.masks import is_mask_name
 from respipe.storage.remote import is_url
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def open_source(
         )
     name = given if isinstance(given, str) else type(given).__name__
     logger.info("%s: %s, indexing ...", name, spec.glance(given) if spec.glance else spec.title)
-    opened = spec.open(given, options)
+    opened = with_masks(spec.open(given, options))
     logger.info("%s: %s, %s samples", name, opened.kind, f"{len(opened):,}")
     return opened
 
@@ -245,6 +246,18 @@ def with_fields(source: Source, names: Sequence[str]) -> Source:
     if chosen.keys() == source.fields.keys():
         return source
     return Derived(source=source, fields=chosen, fingerprint=source.fingerprint)
+
+
+def with_masks(source: Source) -> Source:
+    """A source whose fields of bytes are masks where they are called so."""
+    masks = {
+        name: replace(column, kind="mask")
+        for name, column in source.fields.items()
+        if column.kind == "bytes" and is_mask_name(name)
+    }
+    if not masks:
+        return source
+    return Derived(source=source, fields={**source.fields, **masks}, fingerprint=source.fingerprint)
 
 
 def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence[str]) -> Source:

@@ -16,6 +16,7 @@ from respipe.conversion.sources.base import SourceOptions, SourceSpec
 from respipe.conversion.sources.columns import LABELS, fingerprint_of, label_column
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.fields import Column, Computed, kind_of
+from respipe.storage.masks import write_mask
 from respipe.storage.regular_files import read_regular
 
 _TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
@@ -65,8 +66,8 @@ class IndexableSource:
             if name in ("image", "label"):
                 continue
             try:
-                kind = kind_of(_plain(value))
-            except TypeError:  # a second image, a dict of boxes: nothing that a batch could hold
+                kind = "mask" if _is_mask(value) else kind_of(_plain(value))
+            except TypeError:  # a second picture, a dict of boxes: nothing that a batch could hold
                 continue
             values, length = Computed(_Field(self, name), len(self)), len(value) if kind == "vector" else None
             columns[name] = Column(kind="integer" if kind == "class" else kind, values=values, length=length)
@@ -111,8 +112,9 @@ class IndexableSource:
         return f"item {index}"
 
     def value(self, index: int, name: str) -> Any:
-        """One field of an item."""
-        return self._item(index).get(name)
+        """One field of an item, masks as a PNG."""
+        value = self._item(index).get(name)
+        return write_mask(np.asarray(value)) if _is_mask(value) else value
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
@@ -121,6 +123,13 @@ class IndexableSource:
 def _plain(label: Any) -> Any:
     """A label as a Python number, where it is an array or tensor of one."""
     return label.item() if hasattr(label, "item") and not getattr(label, "shape", ()) else label
+
+
+def _is_mask(value: Any) -> bool:
+    """Whether a value has one number of 8 bits for each pixel."""
+    if isinstance(value, Image.Image):
+        return value.mode in ("L", "P", "1")
+    return getattr(value, "ndim", 0) == 2 and np.asarray(value).dtype in (np.uint8, np.bool_)
 
 
 class _Field:

@@ -35,6 +35,7 @@ from respipe.errors import CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.class_folder import counted, is_litter
 from respipe.storage.fields import Column, Computed
+from respipe.storage.masks import is_mask_name
 from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import EXTENSIONS
 
@@ -146,6 +147,8 @@ class ManifestSource:
         for name in index.kinds.names:
             if name not in (self._path, self._label, "label", "image"):
                 column = index.kinds.column(name, Computed(partial(self.value, name=name), len(self)))
+                if column is not None and column.kind == "text" and is_mask_name(name):
+                    column = Column(kind="mask", values=Computed(partial(self.file, name=name), len(self)))
                 self.fields |= {} if column is None else {name: column}
         self.fingerprint = fingerprint_of(label, digest.digest())
 
@@ -237,7 +240,17 @@ class ManifestSource:
 
     def read(self, index: int) -> bytes:
         """The bytes of one file; see :meth:`respipe.conversion.Source.read`."""
-        folder, path = self._file(index)
+        return self._read(index, *self._file(index))
+
+    def file(self, index: int, name: str) -> bytes:
+        """The bytes of another file that a line names."""
+        path = self._row(index).get(name)
+        if not path or not isinstance(path, str):
+            raise CorruptImageError(f"line {self._record(index)[3]} has no path of a `{name}`", index=index)
+        return self._read(index, self._tables[self._record(index)[0]].path.parent, path)
+
+    @staticmethod
+    def _read(index: int, folder: Path, path: str) -> bytes:
         try:
             return read_regular(folder / path)
         except ValueError as error:  # a name with a zero byte in it

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.storage.fields import Column
+from respipe.storage.masks import fitted_mask
 
 # Columns of PageRecord.images.
 HEIGHT, WIDTH, SIZE, CHECKSUM = range(4)
@@ -48,15 +49,21 @@ class Pyramid:
 
     Args:
         images: largest first. A level that would not be smaller than the one before is the same object.
+        original: height and width in pixels of the upright source.
         kept: whether the first level holds the source's own pixels or bytes.
         traits: what was special about the source, for the report.
         warnings: what its decoder complained about.
     """
 
     images: tuple[StoredImage, ...]
+    original: tuple[int, int]
     kept: bool
     traits: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def fitted_mask(self, data: bytes) -> bytes:
+        """A mask of the source at the size of the largest level; see :func:`respipe.storage.masks.fitted_mask`."""
+        return fitted_mask(data, self.original, (self.images[0].height, self.images[0].width))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ def stored(side: int, length: int, *, tiled: bool = True) -> StoredImage:
 
 
 def pyramid(*images: StoredImage, kept: bool = False, warnings: tuple[str, ...] = ()) -> Pyramid:
-    return Pyramid(images=images, kept=kept, traits=("PNG",), warnings=warnings)
+    return Pyramid(images=images, original=(9, 9), kept=kept, traits=("PNG",), warnings=warnings)
 
 
 def test_page_lies_level_by_level_and_its_record_finds_every_image() -> None:
