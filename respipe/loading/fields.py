@@ -77,7 +77,7 @@ class BatchFields:
             return self._placement.values(column.take(plan.indices))
         cropped = _cropped_masks(self._dataset, name, plan, self._threads)
         masks = tuple(self._placement.to_device(torch.from_numpy(one)) for one in cropped)
-        return masks if len(masks) > 1 else masks[0]
+        return masks if len(masks) > 1 else next(iter(masks))
 
 
 def _cropped_masks(dataset: Dataset, name: str, plan: BatchPlan, threads: Executor) -> tuple[NDArray[np.uint8], ...]:

@@ -468,8 +468,10 @@ class Loader:
             )
         plan, tensors, values, ready = placed
         if ready is not None:
-            several = (value if isinstance(value, tuple) else (value,) for value in values.values())
-            self._hand_over((*tensors, *(one for some in several for one in some if torch.is_tensor(one))), ready)
+            more: list[Any] = [
+                one for value in values.values() for one in (value if isinstance(value, tuple) else (value,))
+            ]
+            self._hand_over((*tensors, *(one for one in more if isinstance(one, torch.Tensor))), ready)
         labels = values.get("label")
         images: Images = tensors[0] if len(tensors) == 1 else tensors
         if self._batch_transform is not None:

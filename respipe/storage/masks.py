@@ -63,7 +63,7 @@ def fitted_mask(data: bytes, original: tuple[int, int], stored: tuple[int, int])
     if mask.shape != original:
         found, wanted = (f"{width} x {height} px" for height, width in (mask.shape, original))
         raise ValueError(f"a mask must have its image's size, {wanted}, upright; it has {found}")
-    return write_mask(crop_mask(mask, (0.0, 0.0, *map(float, original)), stored))
+    return write_mask(crop_mask(mask, (0.0, 0.0, float(original[0]), float(original[1])), stored))
 
 
 def crop_mask(

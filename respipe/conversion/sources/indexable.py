@@ -129,7 +129,7 @@ def _is_mask(value: Any) -> bool:
     """Whether a value has one number of 8 bits for each pixel."""
     if isinstance(value, Image.Image):
         return value.mode in ("L", "P", "1")
-    return getattr(value, "ndim", 0) == 2 and np.asarray(value).dtype in (np.uint8, np.bool_)
+    return getattr(value, "ndim", 0) == 2 and np.asarray(value).dtype.name in ("uint8", "bool")
 
 
 class _Field:
