@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn, Self, cast, get_args
 
 import numpy as np
@@ -468,9 +469,8 @@ class Loader:
             )
         plan, tensors, values, ready = placed
         if ready is not None:
-            more: list[Any] = [
-                one for value in values.values() for one in (value if isinstance(value, tuple) else (value,))
-            ]
+            several = (cast("tuple[Any, ...]", one) if isinstance(one, tuple) else (one,) for one in values.values())
+            more = chain.from_iterable(several)
             self._hand_over((*tensors, *(one for one in more if isinstance(one, torch.Tensor))), ready)
         labels = values.get("label")
         images: Images = tensors[0] if len(tensors) == 1 else tensors
