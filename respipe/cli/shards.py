@@ -12,17 +12,17 @@ from respipe.cli.console import bytes_on_disk, num_bytes, progress, write_line
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")]
 
 
-def index(folder: Annotated[Path, typer.Argument(help="A folder of .beton files.")]) -> None:
+def index(folder: Annotated[str, typer.Argument(help="A folder of .beton files, or its URL.")]) -> None:
     """Make or renew the index of a folder of .beton files, as after adding one. Rewrites none of them.
 
     Example: respipe index train/
     """
+    from respipe.storage.remote import Cache, RemoteFolder, is_url
     from respipe.storage.shards import index_shards
 
-    dataset = index_shards(folder)
-    write_line(
-        f"{folder}: {len(dataset):,} samples in {len(dataset.shards):,} files, fingerprint {dataset.fingerprint}"
-    )
+    index = RemoteFolder(folder, Cache()).make_index() if is_url(folder) else index_shards(folder)
+    num_files, fingerprint = len(index["shards"]), index["fingerprint"]
+    write_line(f"{folder}: {index['num_samples']:,} samples in {num_files:,} files, fingerprint {fingerprint}")
 
 
 def merge(

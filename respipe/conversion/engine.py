@@ -220,7 +220,7 @@ def _convert_shards(
     elif place is not None:
         place.make_index()
     else:
-        index_shards(folder).close()
+        index_shards(folder)
     return report()
 
 

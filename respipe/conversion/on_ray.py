@@ -68,7 +68,7 @@ def convert_parts(convert: Callable[..., ConversionReport], arguments: Mapping[s
             ray.shutdown()
     target = os.fspath(cast("str", arguments["target"]))
     if not is_url(target):  # which whoever was last has made too, unless the disk that they share was slow to tell
-        index_shards(target).close()
+        index_shards(target)
     return combined(reports, [0] * len(reports), target)
 
 

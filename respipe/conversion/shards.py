@@ -187,7 +187,7 @@ def split(
             attributes = {"source": {**origin, "shard": [number, shards]}}
             path = folder / shard_name(number, shards)
             _copy(dataset, samples, path, attributes, overwrite=overwrite, progress=progress)
-    index_shards(folder).close()
+    index_shards(folder)
 
 
 def _open_own(data: Data) -> ShardedDataset:

@@ -15,6 +15,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -228,8 +230,10 @@ class RemoteFolder:
         self._system, path = _file_system(self._url)
         self._path = str(path).rstrip("/")
         self.scratch = cache.root / f"made-{hashlib.sha256(self._url.encode()).hexdigest()[:16]}"
-        self.sketches = self.scratch / "tables"
-        self.sketches.mkdir(parents=True, exist_ok=True)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        # Of this process alone: others may be making other files of the folder.
+        self._sketches = Path(tempfile.mkdtemp(prefix="tables-", dir=self.scratch))
+        weakref.finalize(self, shutil.rmtree, self._sketches, ignore_errors=True)
 
     def url(self, name: str) -> str:
         """That of a file."""
@@ -264,7 +268,7 @@ class RemoteFolder:
         size = self.size(name)
         if size is None:
             return None
-        path = self.sketches / name
+        path = self._sketches / name
 
         def read(start: int, stop: int) -> bytes:
             data: bytes = _persistently(
@@ -298,17 +302,23 @@ class RemoteFolder:
         _persistently(self.url(path.name), copy, "written")
         path.unlink()
 
-    def make_index(self) -> None:
-        """Make or renew the folder's index, from the tables of its files."""
-        for path in self.sketches.iterdir():
+    def make_index(self) -> dict[str, Any]:
+        """Make or renew the folder's index, from the tables of its files; returns it.
+
+        Raises:
+            StorageError: see :func:`respipe.storage.shards.index_shards`.
+        """
+        names = self.names()
+        for path in self._sketches.iterdir():
             path.unlink()
-        for name in self.names():
-            self.sketch(name)
+        with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="respipe-fetch") as threads:
+            list(threads.map(self.sketch, names))
         if self.size(INDEX) is not None:
             index: bytes = _persistently(self.url(INDEX), lambda: self._system.cat_file(f"{self._path}/{INDEX}"))
-            (self.sketches / INDEX).write_bytes(index)
-        index_shards(self.sketches).close()
-        self.put(self.sketches / INDEX)
+            (self._sketches / INDEX).write_bytes(index)
+        made = index_shards(self._sketches)
+        self.put(self._sketches / INDEX)
+        return made
 
 
 def _look_up(url: str) -> _Remote:

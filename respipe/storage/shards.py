@@ -292,11 +292,11 @@ def index_entries(index: object) -> list[ShardEntry] | None:
     return found if found and all(Path(entry.name).name == entry.name for entry in found) else None
 
 
-def index_shards(folder: str | os.PathLike[str]) -> ShardedDataset:
+def index_shards(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Make or renew the index of a folder; no other file is written to.
 
     Files that were in the index keep their order, and others follow it: parts of one conversion by their numbers,
-    then the rest by name. So samples keep their numbers where files are added.
+    then the rest by name. So samples keep their numbers where files are added. Returns what it has written.
 
     Raises:
         StorageError: there are no files, one is no sound ``.beton`` or foreign to the others, or a part of a conversion
@@ -337,7 +337,8 @@ def index_shards(folder: str | os.PathLike[str]) -> ShardedDataset:
     partial = folder / f"{INDEX}.{os.uname().nodename}.{os.getpid()}.partial"
     partial.write_text(json.dumps(values, indent=1) + "\n")
     partial.replace(folder / INDEX)
-    return dataset
+    dataset.close()
+    return values
 
 
 def shard_name(number: int, of: int) -> str:

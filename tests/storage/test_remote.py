@@ -20,8 +20,10 @@ import pytest
 import stamina
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
 
 import respipe
+from respipe.cli import app
 from respipe.errors import ConversionError, MissingBackendError, StorageError
 from respipe.storage import open_dataset
 from respipe.storage import remote as remote_module
@@ -280,10 +282,16 @@ def test_a_conversion_from_a_url_to_a_url_in_parts_equals_the_local_one(
     assert (report.num_images, report.num_resumed, report.target) == (18, 6, target)
     for file in local.iterdir():
         assert system.cat_file(f"/made/x/{file.name}") == file.read_bytes()
-    assert not list(tmp_path.glob("made-*/*.beton"))
+    gc.collect()
+    assert not [path for path in tmp_path.glob("made-*/**/*") if path.is_file()]
     with pytest.raises(ConversionError, match=r"flaky://made/x/shard-00000-of-00003\.beton exists already"):
         convert_small(source, target, shards=3, quality=50)
     assert respipe.verify(target, num_workers=0).sound
+    convert_small(source, f"{target}/more.beton")
+    result = CliRunner().invoke(app, ["index", target])
+    assert "36 samples in 4 files" in result.stdout
+    with closing(open_dataset(target)) as dataset:
+        assert len(dataset) == 36
 
 
 def test_one_file_is_made_at_a_url(

@@ -176,7 +176,7 @@ def test_a_damaged_index_can_be_made_again(copy: Path, shards: str) -> None:
     (copy / "index.json").write_text(f'{{"format": "respipe shards 1", "shards": {shards}}}')
     with pytest.raises(StorageError, match=r"index\.json is damaged"):
         open_dataset(copy)
-    index_shards(copy).close()
+    index_shards(copy)
     assert (copy / "index.json").read_bytes() == before
 
 
@@ -207,7 +207,7 @@ def test_files_of_a_class_folder_do_not_make_it_a_sharded_dataset(jpeg_folder: P
 def test_an_appended_file_follows_the_others_and_rewrites_nothing(jpeg_folder: Path, copy: Path) -> None:
     convert_small(jpeg_folder, copy / "a-more.beton")
     before = {path: path.stat().st_mtime_ns for path in shards_of(copy)}
-    index_shards(copy).close()
+    index_shards(copy)
     assert {path: path.stat().st_mtime_ns for path in shards_of(copy)} == before
     assert json.loads((copy / "index.json").read_text())["num_samples"] == 36
     with closing(open_dataset(copy)) as dataset:
