@@ -50,7 +50,7 @@ class ParquetSource:
     """Rows of Parquet files: an image each, a label, and other columns as fields.
 
     The image is a column of bytes, or of structs of ``bytes`` and ``path``, or of paths relative to the file. Labels
-    and paths are read at once; images and fields with their row group, of which a worker holds a few rows at a time.
+    and paths are read at once; images and fields row group by row group, of which a worker holds a page at a time.
 
     Args:
         files: the files, all of one schema.
@@ -171,8 +171,8 @@ class _Cursor:
 
     def __init__(self, path: Path, group: int, column: str) -> None:
         self.place, self.start = (path, group), 0
-        # With a buffer a column is read piece by piece, where it would be read as a whole.
-        self._file = import_pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER)
+        # So a column is read page by page, where it would be read as a whole.
+        self._file = import_pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
         leaf = f"{column}.bytes" if "bytes" in _children(self._file.schema_arrow.field(column).type) else column
         # Threads of its own would only compete with the other workers.
         self._batches: Iterator[Any] = self._file.iter_batches(_BATCH, [group], [leaf], use_threads=False)
