@@ -203,6 +203,16 @@ def test_parquet_may_have_paths_instead_of_bytes(tmp_path: Path, images: list[by
     assert (source.read(0), source.name(0), source.fields) == (images[1], "1.jpg", {})
 
 
+def test_a_worker_holds_a_page_of_parquet_not_a_row_group(tmp_path: Path) -> None:
+    images = [bytes([number % 251]) * 10_000 for number in range(2000)]
+    pa.parquet.write_table(pa.table({"image": images}), tmp_path / "x.parquet", compression="none", write_batch_size=8)
+    source, before, most = open_source(tmp_path / "x.parquet"), pa.total_allocated_bytes(), 0
+    for index in range(0, 2000, 100):
+        assert source.read(index) == images[index]
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < sum(map(len, images)) / 4
+
+
 def test_damage_within_parquet_is_the_fault_of_its_rows(jpeg_folder: Path, tmp_path: Path) -> None:
     pa.parquet.write_table(
         hub_table(jpeg_folder), tmp_path / "x.parquet", row_group_size=6, use_dictionary=False, compression="none"

@@ -185,7 +185,10 @@ def source_spec(given: Any, format: str | None = None, options: SourceOptions = 
         if format not in specs:
             raise ValueError(f"`format` must be one of {', '.join(sorted(specs))}; got {format!r}.")
         return specs[format]
-    found = [spec for spec in specs.values() if spec.recognise(given)]
+    try:
+        found = [spec for spec in specs.values() if spec.recognise(given)]
+    except OSError as error:
+        raise StorageError(f"{given} cannot be read: {error}. Check the path and its permissions.") from error
     found = [spec for spec in found if options.given().keys() <= spec.options] or found
     if not found:
         known = "; ".join(spec.title for spec in specs.values())

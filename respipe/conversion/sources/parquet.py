@@ -18,6 +18,7 @@ from respipe.conversion.sources.paths import files_of
 from respipe.errors import CorruptImageError, MissingBackendError, StorageError
 from respipe.printable import printable
 from respipe.storage.beton.string_table import TextTable
+from respipe.storage.beton.structure import format_of
 from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import read_regular
 
@@ -271,14 +272,8 @@ def _kind(kind: Any) -> Kind | None:
 def _parquets(given: Any) -> list[Path]:
     """The files that are meant; none where it is something else."""
     files = files_of(given, (".parquet",)) if isinstance(given, str) else []
-    return files if all(file.is_file() and _is_parquet(file) for file in files) else []
-
-
-def _is_parquet(file: Path) -> bool:
-    if file.suffix == ".parquet":
-        return True
-    with file.open("rb") as stream:
-        return stream.read(4) == b"PAR1"
+    named = all(file.suffix == ".parquet" or format_of(file) == "a Parquet file" for file in files)
+    return files if named and all(map(Path.is_file, files)) else []
 
 
 def _open(given: Any, options: SourceOptions) -> ParquetSource:
