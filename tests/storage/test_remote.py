@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import os
 import re
 import subprocess
@@ -262,6 +263,36 @@ def test_ranks_of_a_machine_copy_once_and_a_killed_one_is_taken_over_from(local:
             assert found == {f"{dataset.fingerprint}\n"}
         sent = sum(count for path, count in server.sent.items() if path.endswith(".beton"))
         assert sent < 2 * size_of(local)
+
+
+_RANK = """
+import sys, respipe
+options = {"batch_size": 8, "backend": "reference", "num_threads": 1, "with_spec": True, "shuffle": "blocks"}
+with respipe.Loader(sys.argv[1], respipe.schedules.Constant(32), **options) as loader:
+    for images, _, plan in loader:
+        print(plan.number, plan.indices.tolist(), int(images.double().abs().sum() * 1000))
+"""
+
+
+@pytest.mark.slow
+def test_four_ranks_on_two_nodes_with_caches_of_their_own_share_the_batches_of_one(local: Path, tmp_path: Path) -> None:
+    def run(rank: int, world_size: int, cache: str, data: str) -> subprocess.Popen[str]:
+        environment = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "RESPIPE_CACHE_DIR": str(tmp_path / cache)}
+        environment |= {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", _RANK, data]
+        return subprocess.Popen(command, env={**os.environ, **environment}, stdout=-1, text=True)
+
+    with serving(local) as server:
+        ranks = [run(rank, 4, f"node{rank // 2}", server.url) for rank in range(4)]
+        parts = [rank.communicate(timeout=170)[0].splitlines() for rank in ranks]
+        sent = sum(count for path, count in server.sent.items() if path.endswith(".beton"))
+    whole = run(0, 1, "none", str(local)).communicate(timeout=170)[0].splitlines()
+    assert sent == 2 * sum(path.stat().st_size for path in local.glob("*.beton"))
+    assert len(whole) == 2
+    assert {len(lines) for lines in parts} == {2}
+    for number, line in enumerate(whole):
+        indices = [index for lines in parts for index in json.loads(lines[number].split(" ", 1)[1].rpartition(" ")[0])]
+        assert indices == json.loads(line.split(" ", 1)[1].rpartition(" ")[0])
 
 
 # Sources and targets

@@ -17,6 +17,7 @@ import torch
 import respipe
 from respipe.conversion import merge, split
 from respipe.errors import ConversionError, CorruptImageError, StateMismatchError, StorageError
+from respipe.sampling import Blocks
 from respipe.storage import BetonDataset, open_dataset
 from respipe.storage.shards import ShardedDataset, index_shards, shard_name
 from tests.memory_dataset import jpeg_bytes, smooth_image
@@ -73,9 +74,15 @@ def test_several_files_equal_the_single_one_in_tables_bytes_names_and_fingerprin
             several.close()
 
 
-@pytest.mark.parametrize("backend", ["reference", "tiles"])
-def test_plans_pixels_and_states_are_those_of_the_single_file(single: Path, sharded: Path, backend: str) -> None:
-    with loader(single, backend=backend) as one, loader(sharded, backend=backend) as several:
+@pytest.mark.parametrize(
+    "options",
+    [{"backend": "reference"}, {"backend": "tiles"}, {"backend": "reference", "shuffle": Blocks(size=3, window=2)}],
+    ids=str,
+)
+def test_plans_pixels_and_states_are_those_of_the_single_file(
+    single: Path, sharded: Path, options: dict[str, Any]
+) -> None:
+    with loader(single, **options) as one, loader(sharded, **options) as several:
         batches = iter(one)
         for _ in range(2):
             next(batches)
