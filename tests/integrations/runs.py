@@ -76,6 +76,20 @@ def expected(schedule: Schedule | None = None, *, num_epochs: int = NUM_EPOCHS, 
         return [seen(loader, *batch) for _ in range(num_epochs) for batch in loader]
 
 
+def scaled_rate(optimizer: torch.optim.Optimizer, *, base: int = 18) -> torch.optim.lr_scheduler.LambdaLR:
+    """A learning rate that follows the size of each step's batch, as the documentation has it."""
+    schedule = Lengths()
+    steps = [
+        step for epoch in range(NUM_EPOCHS) for step in schedule.steps(epoch, num_samples=NUM_SAMPLES, batch_size=4)
+    ]
+    sizes = [step.batch_size for step in steps]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: sizes[min(step, len(sizes) - 1)] / base)
+
+
+RATES = [0.01 * size / 18 for size in (18, 18, 8, 6, 8, 6, 8, 6, 8, 6)]
+"""What ``scaled_rate`` makes of 0.01 in each step."""
+
+
 def cross_entropy(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(network(images), labels)
 
@@ -168,7 +182,7 @@ def train_lightning(folder: Path, record: Record, *, resume: bool) -> None:
     saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVE_EVERY, save_top_k=-1)
     trainer = make_trainer(callbacks=[saving], enable_checkpointing=True)
     path = folder / f"step={NUM_SAVED}.ckpt" if resume else None
-    trainer.fit(Module(record), make_loader(), evaluation_loader(), ckpt_path=path, weights_only=False)
+    trainer.fit(Module(record), make_loader(), evaluation_loader(), ckpt_path=path)
 
 
 def train_accelerate(folder: Path, record: Record, *, resume: bool) -> None:

@@ -68,7 +68,7 @@ def test_fit_goes_on_with_the_very_next_batch_from_any_checkpoint(tmp_path: Path
     assert len(checkpoints) >= len(whole.seen)
     for path in checkpoints:
         module = Module()
-        make_trainer(**options).fit(module, make_loader(), ckpt_path=path, weights_only=False)
+        make_trainer(**options).fit(module, make_loader(), ckpt_path=path)
         assert module.seen == whole.seen[int(path.stem.split("=")[1]) :], path.stem
 
 
