@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _PARTS_PER_PLACE = 4
 _MAX_RETRIES = 3
 _SECONDS_BETWEEN_REPORTS = 1.0
+_SECONDS_QUIET = 300.0
 
 
 def convert_parts(convert: Callable[..., ConversionReport], arguments: Mapping[str, Any]) -> ConversionReport:
@@ -76,13 +77,24 @@ def _wait(
     ray: Any, parts: list[Any], tally: Any, progress: Callable[[int, int], None] | None
 ) -> list[ConversionReport]:
     """The reports of all parts, in order."""
-    pending = parts
+    pending, last, since = parts, (0, 0), time.monotonic()
     try:
         while pending:
             done, pending = ray.wait(pending, timeout=_SECONDS_BETWEEN_REPORTS)
             ray.get(done)  # raises what a part raised
+            counts: tuple[int, int] = ray.get(tally.total.remote(), timeout=60)
             if progress is not None:
-                progress(*ray.get(tally.total.remote(), timeout=60))
+                progress(*counts)
+            if counts != last:
+                last, since = counts, time.monotonic()
+            elif time.monotonic() - since > _SECONDS_QUIET:
+                since = time.monotonic()
+                logger.warning(
+                    "No part has told of a sample for %g s; see `ray status` for whether there are machines for %d "
+                    "parts that are left.",
+                    _SECONDS_QUIET,
+                    len(pending),
+                )
         return cast("list[ConversionReport]", ray.get(parts))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
