@@ -62,4 +62,5 @@ def _show(report: ExportReport) -> None:
     for note in report.quarantined:
         write_line(f"left out sample {note.index}, {note.name}: {note.reason}")
     write_line(f"Wrote {report.target}. Back again:")
-    write_line(f"  respipe convert {shlex.quote(report.target)} TARGET.beton")
+    fields = "".join(f" --field {shlex.quote(name)}" for name in report.fields)
+    write_line(f"  respipe convert {shlex.quote(report.target)} TARGET.beton{fields}")

@@ -55,6 +55,7 @@ class ExportReport:
     Args:
         target: the folder.
         format: of what is in it.
+        fields: names of those beside the label.
         num_samples: in the dataset.
         num_images: of these, samples exported.
         num_bytes: of their images together.
@@ -65,6 +66,7 @@ class ExportReport:
 
     target: str
     format: Format
+    fields: tuple[str, ...]
     num_samples: int
     num_images: int
     num_bytes: int
@@ -310,6 +312,7 @@ class _Export:
         return ExportReport(
             target=str(self.target),
             format=self.format,
+            fields=(*self.fields,),
             num_samples=len(self.dataset),
             num_images=sum(len(record.indices) for record in records),
             num_bytes=int(sum(record.images[:, :, SIZE].sum() for record in records)),

@@ -78,6 +78,15 @@ def tar_shards(folder: Path, path: Path) -> str:
     return f"{path}/train-{{000..002}}.tar"
 
 
+def class_archives(folder: Path, path: Path) -> str:
+    """One tar per class, as those in the tar of ImageNet's training set, whose images have the class in their names."""
+    path.mkdir()
+    for one in folder.iterdir():
+        files = ((f"{one.name}_{file.stem}.JPEG", file.read_bytes()) for file in sorted(one.iterdir()))
+        write_tar(path / f"{one.name}.tar", files)
+    return str(path)
+
+
 def flat_shard(folder: Path, path: Path) -> str:
     """One tar, the label's name in the JSON."""
     members: list[tuple[str, bytes]] = []

@@ -279,6 +279,12 @@ def test_a_tar_of_class_folders_with_other_files_is_no_shard(jpeg_folder: Path, 
     assert open_source(source, format="webdataset").kind == "tar of samples"
 
 
+def test_numbered_tars_without_labels_are_no_classes(tmp_path: Path, images: list[bytes]) -> None:
+    for number in range(2):
+        write_tar(tmp_path / f"s{number}.tar", [(f"s{number}_0.jpg", images[number])])
+    assert open_source(tmp_path).fields == {}
+
+
 def test_a_manifest_that_changes_meanwhile_stops_the_conversion(tmp_path: Path, images: list[bytes]) -> None:
     in_files(tmp_path, images)
     (tmp_path / "x.csv").write_text("path,label\n0.jpg,1\n1.jpg,2\n")

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,9 @@ class ShardSource:
     """Samples in uncompressed tars, indexed once and read where they lie.
 
     The files of a sample have one name up to the first dot: an image, its label in ``.cls``, fields in ``.json``, text
-    in ``.txt``. A ``label`` in the JSON counts where there is no ``.cls``. Every other file is a field of bytes.
+    in ``.txt``. A ``label`` in the JSON counts where there is no ``.cls``. Every other file is a field of bytes. Where
+    no sample has a label, but every file the name of its tar in front, and the tars are not just numbered, that is the
+    class.
 
     A file that is there twice, or not whole, is its sample's fault; and so is what follows the place where a tar ends
     without its end mark.
@@ -93,12 +96,25 @@ class ShardSource:
         if label_field and label_field not in kinds and label_field not in self._places:
             known = ", ".join(map(printable, (*self._places, *kinds.names)))
             raise StorageError(f"{files[0]} must have a field `{label_field}` for the labels; its fields are {known}.")
+        if label_field is None and all(row is None for row in rows) and self._named_by_class(names):
+            self.kind = "class archives"
+            rows = [self._files[number].stem for number in self._shards.tolist()]
         labels = parsed_labels(rows) if (_LABEL if label_field is None else label_field) in self._places else rows
         label = label_column(labels, recorded_classes(files[0].parent), self.name)
         if label is None and label_field is None:
             logger.warning("%s: no labels: neither .cls files, nor JSON with a `label`", files[0])
         self.fields = self._columns(label, label_field, kinds)
         self.fingerprint = fingerprint_of(label, self._digest())
+
+    def _named_by_class(self, names: Sequence[str]) -> bool:
+        """Whether tars are classes, as those of ImageNet's training set: all images have their tar's name in front."""
+        stems = [file.stem for file in self._files]
+        numbers = sorted(int("0" + re.sub(r"\D", "", stem)) for stem in stems)
+        numbered = numbers == [*range(numbers[0], numbers[0] + len(numbers))]
+        return not numbered and all(
+            name.rpartition("/")[2].startswith(f"{stems[number]}_")
+            for number, name in zip(self._shards.tolist(), names, strict=True)
+        )
 
     def _label_of(
         self, descriptor: int, members: _Members, label_field: str | None, kinds: FieldKinds, index: int
@@ -258,14 +274,18 @@ def _image_of(members: _Members) -> str | None:
     return min(images, key=lambda name: (name.count("."), _IMAGES.get(name.lower(), 0)), default=None)
 
 
-def _has_samples(path: Path) -> bool:
-    """Whether a tar's first files are samples: images with a label, or lying in no folder and with JSON or text."""
+def _has_samples(path: Path, *, several: bool) -> bool:
+    """Whether a tar's first files are samples: images with a label, or lying in no folder and with JSON or text.
+
+    So they are in one of several tars where all have the tar's name in front.
+    """
     found: dict[str, set[str]] = {}
     # What is wrong with it is said when it is indexed.
     with contextlib.suppress(tarfile.TarError, OSError, EOFError, ValueError), path.open("rb") as file:
         for key, extension, *_ in itertools.islice(_members(file, path), _PEEK):
             found.setdefault(key, set()).add(extension)
-    return any(
+    of_class = several and bool(found) and all(key.startswith(f"{path.stem}_") for key in found)
+    return of_class or any(
         extensions & _IMAGES.keys() and (_LABEL in extensions or ("/" not in key and extensions & _COMPANIONS))
         for key, extensions in found.items()
     )
@@ -275,6 +295,11 @@ def _shards(given: Any) -> list[Path]:
     """The tars that are meant; none where it is something else."""
     files = files_of(given, (".tar",)) if isinstance(given, str) else []
     return files if all(file.suffix == ".tar" or not is_pattern(given) for file in files) else []
+
+
+def _recognise(given: Any) -> bool:
+    files = _shards(given)
+    return bool(files) and files[0].is_file() and _has_samples(files[0], several=len(files) > 1)
 
 
 def _open(given: Any, options: SourceOptions) -> ShardSource:
@@ -287,7 +312,7 @@ def _open(given: Any, options: SourceOptions) -> ShardSource:
 SPEC = SourceSpec(
     format="webdataset",
     title="tar shards with .jpg, .cls and .json (WebDataset)",
-    recognise=lambda given: any(map(_has_samples, filter(Path.is_file, _shards(given)[:1]))),
+    recognise=_recognise,
     open=_open,
     options=frozenset({"label_field"}),
     priority=1,
