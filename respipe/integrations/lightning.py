@@ -12,14 +12,19 @@ The lines to change::
 
 from __future__ import annotations
 
+import importlib
+import sys
+from importlib.util import find_spec
 from typing import Any
-
-from lightning.pytorch import Callback
 
 from respipe.loading.loader import Loader
 
+# One trainer by two names, neither of which takes the other's callbacks: the one in use, else the newer.
+_is_older = "pytorch_lightning" in sys.modules or find_spec("lightning") is None
+_Callback: Any = importlib.import_module("pytorch_lightning" if _is_older else "lightning.pytorch").Callback
 
-class ScheduledEpochs(Callback):
+
+class ScheduledEpochs(_Callback):
     """Gives every epoch the length and the samples that its schedule gives it, also after ``fit(ckpt_path=)``.
 
     Lightning measures the first epoch alone, and before it restores the loader's position. ``limit_train_batches`` and

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 pytest.importorskip("lightning")
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -109,6 +112,33 @@ def test_validation_comes_at_its_share_of_each_epoch(options: dict[str, Any], af
     module = Module()
     make_trainer(**options).fit(module, make_loader(), evaluation_loader())
     assert (module.seen, module.validated) == (expected(), after)
+
+
+def test_it_fits_the_trainer_by_its_older_name_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+    name = "respipe.integrations.lightning"
+    monkeypatch.delitem(sys.modules, name)
+    callback = importlib.import_module(name).ScheduledEpochs()
+    assert isinstance(callback, pl.Callback)
+    seen_lengths: list[int] = []
+
+    class Older(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            seen_lengths.append(index)
+            return self.weight.sum()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[callback],
+    ).fit(Older(), make_loader())  # fmt: skip
+    assert seen_lengths == [0, 1, *range(4), *range(4)]
 
 
 def test_two_processes_share_every_batch(tmp_path: Path) -> None:
