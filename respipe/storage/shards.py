@@ -350,7 +350,7 @@ def _missing(shards: Sequence[BetonDataset]) -> list[str]:
     """Names of the files that are missing of conversions of which others are there.
 
     Raises:
-        StorageError: a part of a conversion is there twice.
+        StorageError: a part of a conversion is there twice, or has the name of one that was made from another source.
     """
     found: dict[tuple[str, int], dict[int, BetonDataset]] = {}
     for shard in shards:
@@ -361,7 +361,17 @@ def _missing(shards: Sequence[BetonDataset]) -> list[str]:
             if number in parts:
                 raise StorageError(f"{shard.path} holds the same samples as {parts[number].path}. Remove one of them.")
             parts[number] = shard
-    return [shard_name(number, of) for (_, of), parts in found.items() for number in range(of) if number not in parts]
+    by_name = {shard.path.name: shard for shard in shards}
+    missing: list[str] = []
+    for (_, of), parts in sorted(found.items(), key=lambda item: -len(item[1])):
+        names = [shard_name(number, of) for number in range(of) if number not in parts]
+        if foreign := [by_name[name] for name in names if name in by_name]:
+            raise StorageError(
+                f"{foreign[0].path} is foreign to {next(iter(parts.values())).path}: it was made from another source. "
+                "Convert that part again, from the source of the others."
+            )
+        missing += names
+    return missing
 
 
 def _source(shard: BetonDataset) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -166,6 +167,20 @@ def test_a_foreign_shard_is_named(jpeg_folder: Path, copy: Path, options: dict[s
         index_shards(copy)
     with pytest.raises(StorageError, match=rf"z\.beton is foreign .* its {what} are"):
         open_dataset(shards_of(copy))
+
+
+def test_a_part_of_another_source_is_named(jpeg_folder: Path, copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(jpeg_folder, tmp_path / "other")
+    (tmp_path / "other" / "bee" / "3.jpg").unlink()
+    shards_of(copy)[2].unlink()
+    named = r"shard-00002-of-00005\.beton is foreign to .*: it was made from another source"
+    with pytest.raises(StorageError, match=named):  # by whoever comes last
+        convert_small(tmp_path / "other", copy, shards=5, part=(2, 5))
+    with pytest.raises(StorageError, match=named):
+        index_shards(copy)
+    (copy / "index.json").unlink()
+    with pytest.raises(StorageError, match=named):
+        open_dataset(copy)
 
 
 def test_a_shard_of_other_samples_is_named(copy: Path) -> None:
