@@ -30,6 +30,11 @@ _POSITION = "respipe.Loader"
 """Where a checkpoint's ``trainer_state.json`` keeps the loader's state, among those of callbacks."""
 
 _Trainer: Any = transformers.Trainer  # whose types know of no other data than datasets
+if not hasattr(_Trainer, "_run_epoch"):  # without which every epoch would silently be as long as the first
+    raise ImportError(
+        f"respipe.integrations.transformers needs transformers 5.24 or newer; found {transformers.__version__}. "
+        "Install it by pip install 'respipe[trainers]'."
+    )
 
 
 class LoaderTrainer(_Trainer):
