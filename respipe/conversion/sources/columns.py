@@ -90,6 +90,12 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
             faults[index] = fault
         values.append(([0.0] * length if kind == "vector" else 0) if fault else places[label] if places else label)
     others = [index for index in faults if not isinstance(labels[index], CorruptImageError)]
+    numbers = [int(label) for label, own in zip(labels, kinds, strict=True) if own == ("class", 0) == common]
+    if classes is not None and 2 * sum(not 0 <= number < len(classes) for number in numbers) >= len(labels):
+        raise ConversionError(
+            f"The labels of the source must be in 0..{len(classes) - 1}, as it names {len(classes)} classes; they are in "
+            f"{min(numbers)}..{max(numbers)}."
+        )
     if 2 * len(others) >= len(labels):
         sound, first = next((index for index in range(len(labels)) if index not in faults), None), others[0]
         other = "" if sound is None else f"that of {name(sound)} is {labels[sound]!r:.80}, "
