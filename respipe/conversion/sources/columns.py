@@ -93,8 +93,8 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
     numbers = [int(label) for label, own in zip(labels, kinds, strict=True) if own == ("class", 0) == common]
     if classes is not None and 2 * sum(not 0 <= number < len(classes) for number in numbers) >= len(labels):
         raise ConversionError(
-            f"The labels of the source must be in 0..{len(classes) - 1}, as it names {len(classes)} classes; they are in "
-            f"{min(numbers)}..{max(numbers)}."
+            f"The labels of the source must be in 0..{len(classes) - 1}, as it names {len(classes)} classes; they are "
+            f"in {min(numbers)}..{max(numbers)}."
         )
     if 2 * len(others) >= len(labels):
         sound, first = next((index for index in range(len(labels)) if index not in faults), None), others[0]
