@@ -62,7 +62,6 @@ def test_fields_are_given_by_name_and_sliced_with_the_batch(dataset: MemoryDatas
         "caption": Column(kind="text", values=captions),
         "score": Column(kind="float", values=np.arange(21) / 3),
         "vector": Column(kind="vector", values=np.eye(21, 4, dtype=np.float32)),
-        "mask": Column(kind="mask", values=[b""] * 21),
     }
     with make(dataset, fields=("caption", "vector", "score", "label")) as loader:
         for images, fields, spec in loader:
@@ -77,8 +76,6 @@ def test_fields_are_given_by_name_and_sliced_with_the_batch(dataset: MemoryDatas
         assert [*next(iter(loader))[1]] == ["score"]
     with pytest.raises(ValueError, match=r"`fields` must be names .*`caption`.*; got 'captions'"):
         make(dataset, fields=("captions",))
-    with pytest.raises(ValueError, match="masks are not cropped"):
-        make(dataset, fields=("mask",))
     with pytest.raises(TypeError, match="a sequence of names"):
         make(dataset, fields="caption")
 
