@@ -293,3 +293,7 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number; got {text}")
     return value
+
+
+if __name__ == "__main__":
+    main()

@@ -103,3 +103,16 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists() and not (ROOT / "benchmarks" / target).exists()
     ]
     assert not broken
+
+
+def test_modules_that_are_run_as_commands_do_something() -> None:
+    pages = [*PAGES, *(ROOT / name for name in ("pipelines", "tools")), ROOT / "Makefile"]
+    texts = [file.read_text() for page in pages for file in ([page] if page.is_file() else page.rglob("*.py"))]
+    named = {
+        name for text in texts for name in re.findall(r"(?:python|\$\(python\)) -m ((?:pipelines|tools)[\w.]*)", text)
+    }
+    assert "pipelines.compare" in named
+    silent = [
+        name for name in named if '__name__ == "__main__"' not in (ROOT / f"{name.replace('.', '/')}.py").read_text()
+    ]
+    assert not silent
