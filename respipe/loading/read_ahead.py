@@ -66,20 +66,21 @@ class Kernel:
 
     def __init__(self, buffers: Sequence[Bytes]) -> None:
         self._buffers = buffers  # which thereby stay mapped
+        self._disk, self._num_announced = _Disk(), 0
         advise = _madvise() if buffers else None
         self.listens = advise is not None
         if advise is not None:
             self._advise = advise
             self._starts = np.array([buffer.ctypes.data for buffer in buffers], np.int64)
             self._asked: list[Future[None]] = []
-            self._disk = _Disk()
             self._thread = DaemonPool(1, "respipe-ahead")
             sizes = np.array([buffer.size for buffer in buffers], np.int64)
             self._thread.submit(_advise_all, advise, _whole_pages(self._starts, sizes), _RANDOM)
 
     def announce(self, jobs: Iterable[ReadJob]) -> None:
         """Tell of the stored images of some jobs, unless the kernel is still busy with those of several before."""
-        if not self.listens:
+        self._num_announced += 1
+        if not self.listens or (self._disk.is_quiet and self._num_announced % _QUIET):
             return
         self._asked = [future for future in self._asked if not future.done()]
         if len(self._asked) < _BATCHES_AHEAD:
@@ -100,13 +101,17 @@ class _Disk:
     def __init__(self) -> None:
         self._num_read, self._num_quiet = -1, 0
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether this process has read nothing since the last several times that it was asked for something."""
+        return self._num_quiet >= _QUIET
+
     def ask_for(self, advise: Callable[[int, int, int], int], spans: NDArray[np.int64]) -> None:
-        """Give advice, unless this process has read nothing since the last several times."""
+        """Give advice, and see whether anything was read since the last time."""
         num_read = _bytes_read()
         self._num_quiet = self._num_quiet + 1 if num_read == self._num_read else 0
         self._num_read = num_read
-        if self._num_quiet < _QUIET or self._num_quiet % _QUIET == 0:
-            _advise_all(advise, spans, _WILL_NEED)
+        _advise_all(advise, spans, _WILL_NEED)
 
 
 def _bytes_read() -> int:

@@ -6,6 +6,7 @@ import mmap
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import respipe
+from respipe.backends.base import ROW
 from respipe.backends.routing import route
 from respipe.loading import read_ahead
 from respipe.storage import open_dataset
@@ -84,14 +86,28 @@ def test_batches_are_the_same_with_and_without_it(beton: Path, monkeypatch: pyte
 
 def test_where_nothing_is_read_from_disk_most_advice_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    disk, spans = read_ahead._Disk(), np.array([[0, PAGE]])
-    monkeypatch.setattr(read_ahead, "_bytes_read", lambda: 7)
-    for _ in range(81):
-        disk.ask_for(lambda *_: calls.append(1) or 0, spans)
-    assert len(calls) == 8 + 10  # until it is known, and then every eighth
-    monkeypatch.setattr(read_ahead, "_bytes_read", lambda: 8)
-    disk.ask_for(lambda *_: calls.append(1) or 0, spans)
-    assert len(calls) == 19
+
+    def advise(_start: int, _length: int, advice: int) -> int:
+        calls.extend([1] if advice == 3 else [])
+        return 0
+
+    monkeypatch.setattr(read_ahead, "_madvise", lambda: advise)
+    job: Any = SimpleNamespace(rows=np.array([(0, 0, PAGE, 1, 1, 0)], ROW))
+    kernel = read_ahead.Kernel((np.zeros(PAGE, np.uint8),))
+    with closing(kernel):
+
+        def announce(times: int, num_read: int) -> int:
+            monkeypatch.setattr(read_ahead, "_bytes_read", lambda: num_read)
+            calls.clear()
+            for _ in range(times):
+                kernel.announce((job,))
+                for future in kernel._asked:
+                    future.result(timeout=60)
+            return len(calls)
+
+        assert announce(80, num_read=7) == 9 + 9  # until it is known, and then every eighth
+        assert announce(8, num_read=8) == 1
+        assert announce(8, num_read=8) == 8
 
 
 def test_overlapping_and_neighbouring_images_are_one_span() -> None:
