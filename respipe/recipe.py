@@ -7,6 +7,7 @@ respipe lie in ``respipe/recipes`` and are known by their names.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -391,11 +392,19 @@ def _for_finetuning(content: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+_NUMBERS = re.compile(r"\d+(,\d+)+")
+
+
 def _override(content: Mapping[str, Any], override: str) -> dict[str, Any]:
     key, equals, value = override.partition("=")
     if not (equals and key):
         raise ValueError(f"`--set` must be key=value; got {override!r}. Write for example data.batch_size=128.")
-    return _replaced(content, key.split("."), yaml.safe_load(value))
+    keys, parsed = key.split("."), yaml.safe_load(value)
+    if isinstance(parsed, str) and _NUMBERS.fullmatch(parsed):  # as commands take sizes
+        parsed = [int(number) for number in parsed.split(",")]
+    if keys[-2:] in (["schedule", "name"], ["crop", "name"]):  # of another kind, with fields of its own
+        keys, parsed = keys[:-1], {"name": parsed}
+    return _replaced(content, keys, parsed)
 
 
 def _replaced(content: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
@@ -411,5 +420,6 @@ def explain(error: ValidationError) -> str:
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
         found = "" if problem["type"] in {"missing", "value_error"} else f"; got {problem['input']!r}"
-        lines.append(f"  {f'`{field}`: ' if field else ''}{problem['msg'].removeprefix('Value error, ')}{found}")
+        rule = "There is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"  {f'`{field}`: ' if field else ''}{rule.removeprefix('Value error, ')}{found}")
     return "\n".join(lines)

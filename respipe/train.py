@@ -32,6 +32,7 @@ from respipe.model.adapt import adapt
 from respipe.model.batchnorm import divided_batchnorms
 from respipe.model.finetune import prepare_finetune
 from respipe.model.loading import build_model, load_weights
+from respipe.planning.crops import RandomCrop
 from respipe.recipe import Data, Jitter, LearningRate, Mixing, Optimizer, Recipe
 from respipe.rng import Stream, step_seeds
 from respipe.runs import (
@@ -183,6 +184,8 @@ def prepare(
     parallel = wrap(objective, process, find_unused_parameters=leaves_parameters_unused(model, schedule))
     scaler = torch.amp.GradScaler(process.device.type, enabled=autocast == torch.float16)
     loader = build_loader(recipe, data, schedule, num_classes=num_classes, device=process.device)
+    if process.is_main:
+        warn_of_small_crops(loader)
     return Run(
         recipe=recipe,
         process=process,
@@ -204,6 +207,21 @@ def prepare(
     )
 
 
+def warn_of_small_crops(loader: Loader) -> None:
+    """Say so where a recipe for small images would cut patches out of large ones."""
+    crop, level = loader.crop, loader.dataset.levels[0]
+    side = int(np.median(np.minimum(level.heights, level.widths)))
+    if isinstance(crop, RandomCrop) and side >= 4 * crop.size:
+        logger.warning(
+            "crops are of %d x %d px, out of images whose shorter side is %d px in the median: this recipe is for "
+            "small images. Pass --set data.crop.name=RandomResizedCrop, and an evaluation crop such as --set "
+            "evaluation.crop.name=CenterCrop.",
+            crop.size,
+            crop.size,
+            side,
+        )
+
+
 def restore(run: Run, *, resume: bool) -> EpochMeter | None:
     """Go on from the checkpoint, if asked to; returns the measurements of an epoch that was interrupted."""
     if not resume and (run.output / CHECKPOINT_NAME).exists():
@@ -217,6 +235,10 @@ def restore(run: Run, *, resume: bool) -> EpochMeter | None:
     run.scaler.load_state_dict(checkpoint["scaler"])
     run.loader.load_state_dict(checkpoint["loader"])
     run.history, run.elapsed = checkpoint["history"], checkpoint["elapsed"]
+    if run.process.is_main and run.loader.epoch >= run.recipe.epochs:
+        logger.info("%s has all of its %d epochs already", run.output, run.recipe.epochs)
+    elif run.process.is_main:
+        logger.info("going on in epoch %d of %d at step %d", run.loader.epoch + 1, run.recipe.epochs, run.loader.step)
     if checkpoint["meter"] is None:
         return None
     meter = EpochMeter(run.process)

@@ -158,7 +158,7 @@ def test_convert_says_at_once_what_it_recognised_and_ends_with_what_to_type(imag
         f"{tmp_path / 'x.tar'}: tar of class folders, indexing ...",
         f"{tmp_path / 'x.tar'}: tar of class folders, 8 samples",
     ]
-    for text in (f"respipe train trd_imagenet --data {tmp_path / 'a.beton'} --val", "respipe.Loader('"):
+    for text in (f"respipe train RECIPE --data {tmp_path / 'a.beton'} --val", "respipe.Loader('"):
         assert text in result.stdout.replace("\n", "")
 
 

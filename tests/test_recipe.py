@@ -14,6 +14,7 @@ from respipe.model.adapt import adapt
 from respipe.model.loading import build_model
 from respipe.model.lowmode import PooledConv2d
 from respipe.planning.crops import CenterCrop, RandomCrop, ShiftedCenterCrop, WholeImage
+from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.recipe import RECIPES, Jitter, load_recipe
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet
 from respipe.train import batch_scale, build_batch_transform
@@ -165,7 +166,7 @@ def test_schedule_that_needs_the_length_of_the_run_gets_it() -> None:
     ("override", "message"),
     [
         ("data.batch_size=0", r"`data.batch_size`: .*greater than or equal to 1; got 0"),
-        ("data.batchsize=3", r"`data.batchsize`: Extra inputs are not permitted; got 3"),
+        ("data.batchsize=3", r"`data.batchsize`: There is no such field; got 3"),
         ("schedule.participation=1.5", r"`participation` must lie between 0 and 1; got 1.5"),
         ("schedule.width=3", r"`schedule.width` must be a field of TRD"),
         ("schedule.name=Trd", r"`schedule.name` must be a known schedule; got 'Trd'"),
@@ -273,3 +274,11 @@ def test_commands_for_the_other_augmentations_in_fixres_imagenet_are_valid() -> 
     assert recipe.data.crop.build() == ShiftedCenterCrop()
     transform = build_batch_transform(recipe.data, num_classes=10)
     assert transform == ColorJitter(brightness=0.05, contrast=0.05, saturation=0.05, normalize="imagenet")
+
+
+def test_a_kind_that_is_named_anew_has_its_own_fields_and_lists_need_no_brackets() -> None:
+    changes = ["data.crop.name=RandomResizedCrop", "evaluation.sizes=96,128"]
+    recipe = load_recipe("trd_cifar10", [*changes, "schedule.name=Constant", "schedule.size=96"])
+    assert recipe.data.crop.build() == RandomResizedCrop()
+    assert recipe.evaluation.sizes == (96, 128)
+    assert recipe.build_schedule() == Constant(96)

@@ -14,6 +14,12 @@ from typer.testing import CliRunner
 
 from respipe import train
 from respipe.cli import app
+from respipe.loading.loader import Loader
+from respipe.planning.crops import RandomCrop
+from respipe.recipe import RECIPES
+from respipe.schedules import Constant
+from respipe.storage.open import open_dataset
+from respipe.train import warn_of_small_crops
 from tests.train_runs import KINDS, assert_same_run, epochs, events, final_state, saved, start, write_recipe
 
 Start = Callable[..., Path]
@@ -303,3 +309,24 @@ def test_recipe_without_a_part_for_tuning_cannot_start_from_weights(tmp_path: Pa
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 2
     assert "`RECIPE` must have a `finetune` part" in result.stderr
+
+
+def test_patches_out_of_large_images_are_warned_about(
+    tmp_path: Path, jpeg_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heights = open_dataset(jpeg_folder).levels[0].heights
+    side = heights.min()
+    for crop, expected in ((RandomCrop(int(side) // 8), True), (RandomCrop(int(side)), False), (None, False)):
+        caplog.clear()
+        with Loader(jpeg_folder, Constant(16), batch_size=4, crop=crop, backend="reference") as loader:
+            warn_of_small_crops(loader)
+        assert ("this recipe is for small" in caplog.text) == expected
+
+
+def test_command_shows_recipes() -> None:
+    names = CliRunner().invoke(app, ["recipe"]).stdout.split()
+    assert "trd_imagenet" in names
+    for name in names:
+        shown = CliRunner().invoke(app, ["recipe", name]).stdout
+        assert shown == (RECIPES / f"{name}.yaml").read_text()
+    assert "must be one of" in CliRunner().invoke(app, ["recipe", "other"]).stderr

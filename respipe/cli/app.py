@@ -20,7 +20,7 @@ from respipe.cli.export import export
 from respipe.cli.plan import plan
 from respipe.cli.plot import plot
 from respipe.cli.shards import index, merge, split
-from respipe.cli.train import train
+from respipe.cli.train import recipe, train
 from respipe.errors import RespipeError
 
 DAMAGED, WRONG_USAGE = 1, 2
@@ -60,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, export, index, merge, split, verify, inspect, plan, train, evaluate, bench, doctor):
+for command in (convert, export, index, merge, split, verify, inspect, plan, recipe, train, evaluate, bench, doctor):
     app.command()(command)
 app.add_typer(plot, name="plot")
 

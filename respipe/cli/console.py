@@ -29,6 +29,12 @@ def write_json(report: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
+def _in_one_line(message: str) -> str:
+    """The lines of a message one after the other, those of a list with semicolons between."""
+    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    return "".join(line + (" " if line.endswith((":", ".", ",")) else "; ") for line in lines)[:-1].removesuffix(";")
+
+
 def write_line(text: str = "", *, style: str = "") -> None:
     """Write a line to stdout, with every unprintable character escaped."""
     _stdout().print(Text(printable(text), style=style), soft_wrap=True)
@@ -46,7 +52,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: 
 
 def show_error(message: str) -> None:
     """Write an error to stderr as one line."""
-    text = Text.assemble(("Error: ", "bold red"), printable(" ".join(message.split())))
+    text = Text.assemble(("Error: ", "bold red"), printable(_in_one_line(message)))
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 

@@ -231,8 +231,9 @@ def _show_conversion(report: ConversionReport, *, finished: bool) -> None:
         )
         for command in ("inspect", "verify", "bench"):
             write_line(f"  respipe {command} {target}")
-        write_line(f"  respipe train trd_imagenet --data {target} --val VAL.beton --output run")
-        write_line(f"or in Python: respipe.Loader({report.target!r}, schedule, batch_size=256)")
+        write_line(f"  respipe train RECIPE --data {target} --val VAL.beton --output run   # respipe recipe lists them")
+        batch_size = min(256, 2 ** (max(report.num_images, 1).bit_length() - 1))
+        write_line(f"or in Python: respipe.Loader({report.target!r}, schedule, batch_size={batch_size})")
 
 
 def _expected_size(target: str) -> Callable[[int, int], str]:

@@ -238,6 +238,11 @@ class Loader:
         return self._dataset
 
     @property
+    def crop(self) -> Crop:
+        """How samples are cropped, unless a view has a crop of its own."""
+        return self._plan.policy.crop
+
+    @property
     def schedule(self) -> Schedule:
         """The schedule that decides each step's size."""
         return self._plan.schedule
@@ -338,7 +343,8 @@ class Loader:
         samples = f"{used} of {len(self._dataset)}" if policy.indices is not None else f"{used}"
         return (
             f"<respipe.Loader of {self._dataset.path}: {samples} samples, {self.schedule!r}, "
-            f"batch_size={self.batch_size}, {'training' if policy.training else 'evaluation'}, "
+            f"batch_size={self.batch_size}, {'training' if policy.training else 'evaluation'}"
+            f"{f', augment={policy.augment}' if policy.augment else ''}{f', {policy.mix}' if policy.mix else ''}, "
             f"on {self._placement.device}{share}; at step {self._step} of {len(self)} of epoch {self._epoch}>"
         )
 

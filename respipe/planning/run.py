@@ -185,9 +185,10 @@ def check_steps(steps: Iterable[Step], world_size: int, *, mixed: bool = False) 
     multiple = 2 * world_size if mixed else world_size
     for step in steps:
         if step.batch_size % multiple:
-            needs = " in pairs, as mixup and CutMix do," if mixed else ""
+            ranks = f"that {world_size} ranks can share equally" if world_size > 1 else ""
+            pairs = f"of pairs, which mixup and CutMix mix{',' * (world_size > 1)}" if mixed else ""
             raise ValueError(
-                f"`schedule` must plan batches that {world_size} ranks can share equally{needs}; got {step.batch_size} "
-                f"samples at {' and '.join(map(str, step.sizes))} px. Plan multiples of {multiple} samples; MixSize "
-                f"does with batch_multiple={multiple}."
+                f"`batch_size` and `schedule` must give batches {' '.join(filter(None, (pairs, ranks)))}; got "
+                f"{step.batch_size} samples at {' and '.join(map(str, step.sizes))} px. Plan multiples of {multiple} "
+                f"samples; MixSize does with batch_multiple={multiple}."
             )

@@ -56,7 +56,7 @@ def made_smaller(code: str, changes: str | None) -> str:
 
 def run_commands(text: str) -> None:
     """Run the lines of shell that call ``respipe``."""
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("respipe "):
             result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
             assert result.exit_code == 0, f"{line}\n{result.output}\n{result.stderr}"
