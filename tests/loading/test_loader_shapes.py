@@ -164,7 +164,9 @@ def test_ranks_together_see_the_same_mix_of_sizes(world_size: int) -> None:
 def test_batches_that_the_ranks_cannot_share_are_refused_before_the_first_epoch(dataset: MemoryDataset) -> None:
     # 40 px comes in the third epoch, 16 px and a batch of 8 in the first.
     schedule = MixSize({40: 0.5, 16: 0.5}, base_size=16, batch_multiple=1, weighting="progressive", num_epochs=4)
-    with pytest.raises(ValueError, match=r"`batch_size` and `schedule` must give batches that 2 ranks .* got 1 .* 40 px.*multiple=2"):
+    with pytest.raises(
+        ValueError, match=r"`batch_size` and `schedule` must give batches that 2 ranks .* got 1 .* 40 px.*multiple=2"
+    ):
         make(dataset, schedule, batch_size=8, rank=0, world_size=2)
 
 
