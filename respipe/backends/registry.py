@@ -117,12 +117,9 @@ def _choose(dataset: Dataset, device: torch.device, interpolation: Interpolation
     readers = [spec for spec in able if spec.refuse(dataset) is None]
     chosen = next(spec for spec in readers if _is_installed(spec))
     if chosen.priority(device) > 0:
-        logger.info(
-            "backend='auto' chose %r because it is the fastest installed one that reads %s on %s (%s).",
-            chosen.name,
-            dataset.path,
-            device,
-            chosen.summary,
+        _say(
+            f"backend='auto' chose {chosen.name!r}, because nothing faster that is installed reads {dataset.path} on "
+            f"{device}: {chosen.summary}"
         )
     else:
         logger.warning(
@@ -133,6 +130,12 @@ def _choose(dataset: Dataset, device: torch.device, interpolation: Interpolation
             readers[0].install,
         )
     return chosen
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Log something once in a process, however often loaders are built for the same data."""
+    logger.info("%s", message)
 
 
 def _by_priority(device: torch.device) -> list[BackendSpec]:
