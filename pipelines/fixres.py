@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subject = read_subject(
             options.checkpoint, model=options.model, classes=options.classes, sizes=options.sizes,
             train_size=options.train_size, normalize=options.normalize, crop=options.crop,
-            precision=options.precision, device=options.device,
+            interpolation=None, precision=options.precision, device=options.device,
         )  # fmt: skip
     except (ValueError, OSError, RespipeError) as error:
         parser.error(str(error))

@@ -83,8 +83,8 @@ class Kernel:
         if not self.listens or (self._disk.is_quiet and self._num_announced % _QUIET):
             return
         self._asked = [future for future in self._asked if not future.done()]
-        if len(self._asked) < _BATCHES_AHEAD:
-            rows = np.concatenate([job.rows for job in jobs])
+        rows = np.concatenate([job.rows for job in jobs])
+        if len(self._asked) < _BATCHES_AHEAD and len(rows):  # the last share of a rank may be empty
             spans = _whole_pages(self._starts[rows["buffer"]] + rows["offset"], rows["length"])
             self._asked.append(self._thread.submit(self._disk.ask_for, self._advise, spans))
 

@@ -62,7 +62,7 @@ def schedule_from_expression(
         ValueError: the text is anything else, or an argument is unknown, missing or out of range.
     """
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = _parsed(text.strip())
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise TypeError("not a call")
         schedule = _called(call, call.func.id, known, num_epochs)
@@ -87,9 +87,16 @@ def values_from_expression(text: str, known: Mapping[str, Callable[..., Any]]) -
         ValueError: the text is anything else, or an argument is unknown, missing or out of range.
     """
     try:
-        return _value(ast.parse(f"[{text.strip()}]", mode="eval").body, known, None)
+        return _value(_parsed(f"[{text.strip()}]"), known, None)
     except (SyntaxError, TypeError, RecursionError, MemoryError, _NoLiteralError) as error:
         raise ValueError(f"An expression must call some of {', '.join(known)}; got {text[:200]!r}.") from error
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except ValueError as error:  # of null bytes; a SyntaxError from Python 3.11.4 on
+        raise _NoLiteralError from error
 
 
 class _NoLiteralError(Exception):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +43,24 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 
     monkeypatch.setattr(read_ahead, "_madvise", lambda: advise)
     monkeypatch.setattr(read_ahead, "_QUIET", 10**9)  # all is in memory here
+    monkeypatch.setattr(read_ahead, "DaemonPool", AtOnce)  # or the last advice may come too late to be seen
     return calls
+
+
+class AtOnce:
+    """Stands in for a thread."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
+        function(*arguments)
+        done = Future[None]()
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        pass
 
 
 def batches(data: Any, size: int = 24) -> list[torch.Tensor]:

@@ -69,7 +69,7 @@ def test_wrong_pixels_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {cases.run(number) for number in range(len(KINDS["reference"]))} == {"BAD: other pixels"}
 
 
-def crop_of_the_corner(image: Image.Image, *_: object, size: int, flip: bool) -> NDArray[np.uint8]:
+def crop_of_the_corner(image: Image.Image, *_: object, size: int, **_options: object) -> NDArray[np.uint8]:
     return np.asarray(image.crop((0, 0, 8, 8)).resize((size, size)))
 
 

@@ -105,7 +105,7 @@ class BetonCases:
                 return "BAD: a changed byte goes unseen"
             return self._convert(path) if self._target == "conversion" else self._load(dataset)
 
-    def _map(self, path: Path) -> tuple[int, Bytes]:
+    def _map(self, path: Path) -> tuple[os.stat_result, Bytes]:
         """Stand-in for mapping a file: its bytes, right before a page that cannot be read."""
         data = path.read_bytes()
         if len(data) < HEADER.itemsize:
@@ -113,7 +113,7 @@ class BetonCases:
         start = self._guarded.place(data)
         memory = self._guarded.bytes[start:]
         memory.flags.writeable = False
-        return os.open(path, os.O_RDONLY), memory
+        return path.stat(), memory
 
     def _load(self, dataset: BetonDataset) -> str:
         raw = any(bool(level.raw.any()) for level in dataset.levels)
