@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def one_of_the_ranks() -> Generator[Process]:
 
 
 def group_threads() -> list[str]:
-    """Names of this process's threads that carry out gloo's collectives."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return [name for name in names if name.startswith("pt_gloo")]
+    """Names of this process's threads that carry out gloo's collectives, and still do after ten seconds."""
+    deadline = time.monotonic() + 10
+    while names := [name for name in _thread_names() if name.startswith("pt_gloo")]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)  # a thread that was joined is listed for another moment
+    return names
+
+
+def _thread_names() -> Generator[str]:
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended after it was listed
+            yield path.read_text().strip()
