@@ -80,7 +80,9 @@ def _rows(
     rows = np.zeros(len(indices), ROW)
     rows["height"], rows["width"] = heights, widths
     for number, level in enumerate(dataset.levels):
-        of_level = np.flatnonzero(levels == number)
+        of_level = (levels == number).nonzero()[0]
+        if not len(of_level):
+            continue
         samples = indices[of_level]
         rows["raw"][of_level] = level.raw[samples]
         if level.buffers is None:

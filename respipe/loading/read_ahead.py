@@ -27,7 +27,7 @@ from respipe.storage.dataset import Bytes
 # How many batches, beside those that are being decoded, the kernel is told of.
 _BATCHES_AHEAD = 4
 
-# After so many batches without a read from disk, the kernel is told of one in so many.
+# After so many batches without a read from disk the kernel is told of no more, and one in so many asks for reads again.
 _QUIET = 8
 
 _RANDOM, _WILL_NEED = 1, 3
@@ -96,10 +96,10 @@ class Kernel:
 
 
 class _Disk:
-    """Whether there is anything to read: where all is in memory, most of the advice is not given."""
+    """Whether there is anything to read: where all is in memory, no advice is given."""
 
     def __init__(self) -> None:
-        self._num_read, self._num_quiet = -1, 0
+        self._reads, self._num_quiet = (-1, -1), 0
 
     @property
     def is_quiet(self) -> bool:
@@ -107,20 +107,24 @@ class _Disk:
         return self._num_quiet >= _QUIET
 
     def ask_for(self, advise: Callable[[int, int, int], int], spans: NDArray[np.int64]) -> None:
-        """Give advice, and see whether anything was read since the last time."""
-        num_read = _bytes_read()
-        self._num_quiet = self._num_quiet + 1 if num_read == self._num_read else 0
-        self._num_read = num_read
-        _advise_all(advise, spans, _WILL_NEED)
+        """See whether anything was read since the last time, by what was asked for or by decoding, and give advice."""
+        reads = _reads()
+        self._num_quiet = self._num_quiet + 1 if reads == self._reads else 0
+        self._reads = reads
+        if not self.is_quiet:
+            _advise_all(advise, spans, _WILL_NEED)
 
 
-def _bytes_read() -> int:
-    """Bytes that this process has had read from disks; without an answer some other number each time."""
+def _reads() -> tuple[int, int]:
+    """Bytes that this process has had read from disks, and page faults that waited for any file system."""
+    import resource  # which Windows lacks
+
     try:
         with Path("/proc/self/io").open("rb") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(b"read_bytes"))
+            num_bytes = next(int(line.split()[1]) for line in file if line.startswith(b"read_bytes"))
     except (OSError, StopIteration):
-        return time.monotonic_ns()
+        num_bytes = time.monotonic_ns()  # nobody knows: more than before
+    return num_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _whole_pages(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
