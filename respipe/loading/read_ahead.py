@@ -27,8 +27,8 @@ from respipe.storage.dataset import Bytes
 # How many batches, beside those that are being decoded, the kernel is told of.
 _BATCHES_AHEAD = 4
 
-# After so many batches without a read from disk the kernel is told of no more, and one in so many asks for reads again.
-_QUIET = 8
+# After so many batches without a read from disk the kernel is told of no more; one in so many asks for reads again.
+_QUIET, _ASK_AGAIN = 2, 8
 
 _RANDOM, _WILL_NEED = 1, 3
 
@@ -80,7 +80,7 @@ class Kernel:
     def announce(self, jobs: Iterable[ReadJob]) -> None:
         """Tell of the stored images of some jobs, unless the kernel is still busy with those of several before."""
         self._num_announced += 1
-        if not self.listens or (self._disk.is_quiet and self._num_announced % _QUIET):
+        if not self.listens or (self._disk.is_quiet and self._num_announced % _ASK_AGAIN):
             return
         self._asked = [future for future in self._asked if not future.done()]
         rows = np.concatenate([job.rows for job in jobs])
@@ -103,7 +103,7 @@ class _Disk:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether this process has read nothing since the last several times that it was asked for something."""
+        """Whether this process has read nothing since the last times that it was asked for something."""
         return self._num_quiet >= _QUIET
 
     def ask_for(self, advise: Callable[[int, int, int], int], spans: NDArray[np.int64]) -> None:

@@ -34,6 +34,7 @@ def test_demo_leaves_both_runs_and_their_comparison(
     output = capsys.readouterr().out
     assert "16 px to 32 px" in output
     assert "last top-1" in output
+    assert "top-1 within" in output
     assert "torchvision" in output
     assert "respipe convert FOLDER" in output
     pictures = {path.name for path in tmp_path.glob("*.png")}
