@@ -29,9 +29,14 @@ from torch import nn
 
 import respipe
 from respipe.cli.arguments import parse_sizes
-from respipe.cli.evaluate import AS_TRAINED, CALIBRATED
-from respipe.cli.evaluation_report import evaluation_report, show_evaluation
-from respipe.cli.subject import Subject, read_subject
+from respipe.cli.evaluate import (
+    AS_TRAINED,
+    CALIBRATED,
+    Subject,
+    evaluation_report,
+    read_subject,
+    show_evaluation,
+)
 from respipe.errors import MissingBackendError, RespipeError
 from respipe.evaluation import Evaluation, evaluate_calibrated
 from respipe.plots import plot_evaluation
@@ -55,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )  # fmt: skip
     except (ValueError, OSError, RespipeError) as error:
         parser.error(str(error))
-    logging.getLogger("respipe.backends").setLevel(logging.WARNING)  # each pass would name its backend again
     runs = compare(subject, options)
     report = evaluation_report(
         subject, runs, (), checkpoint=str(options.checkpoint), data=options.val, flip=False, epochs=options.epochs

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from respipe.backends.registry import BackendStatus
-from respipe.cli import app, console, diagnosis, selftest
+from respipe.cli import app, console, doctor
 from respipe.storage.open import open_dataset
 
 
@@ -285,18 +285,18 @@ def crash(*_: str) -> None:
 
 
 def test_doctor_survives_a_crash_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "try_out", crash)
-    monkeypatch.setattr(selftest, "KINDS", ("class folder",))
-    outcomes = selftest.try_out_auto("cpu")
+    monkeypatch.setattr(doctor, "try_out", crash)
+    monkeypatch.setattr(doctor, "KINDS", ("class folder",))
+    outcomes = doctor.try_out_auto("cpu")
     assert outcomes == {"class folder": {"backend": None, "error": "the process that decoded it crashed"}}
 
 
 def test_doctor_gives_the_command_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ffcv = BackendStatus(name="ffcv", installed=False, version=None, note="pip install 'respipe[ffcv]'")
     monkeypatch.setattr("respipe.backends.registry.available_backends", lambda: [ffcv])
-    monkeypatch.setattr("respipe.cli.selftest.try_out_auto", lambda _: {"any": {"backend": "dali", "error": None}})
-    installed = diagnosis.version
-    monkeypatch.setattr(diagnosis, "version", lambda name: None if name == "matplotlib" else installed(name))
+    monkeypatch.setattr("respipe.cli.doctor.try_out_auto", lambda _: {"any": {"backend": "dali", "error": None}})
+    installed = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: None if name == "matplotlib" else installed(name))
     result = run("doctor")
     assert result.exit_code == 0
     assert "pip install 'respipe[ffcv]'" in result.stdout
@@ -305,14 +305,14 @@ def test_doctor_gives_the_command_for_what_is_missing(monkeypatch: pytest.Monkey
 
 def test_doctor_exits_with_1_where_decoding_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = {"class folder": {"backend": None, "error": "the process that decoded it crashed"}}
-    monkeypatch.setattr("respipe.cli.selftest.try_out_auto", lambda _: outcome)
+    monkeypatch.setattr("respipe.cli.doctor.try_out_auto", lambda _: outcome)
     result = run("doctor")
     assert result.exit_code == 1
     assert "the process that decoded it crashed" in result.stdout
 
 
 def test_doctor_without_a_core_package_says_so_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "version", lambda name: None if name == "torch" else "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name == "torch" else "1.0")
     report = report_of("doctor", exit_code=1)
     assert report["missing"] == [{"name": "torch", "command": "pip install respipe"}]
 
@@ -330,7 +330,7 @@ def test_doctor_says_what_to_change_for_each_trainer_as_the_documentation_does()
 
 
 def test_doctor_names_trainers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "version", lambda _: None)
+    monkeypatch.setattr(doctor, "version", lambda _: None)
     assert "timm is not installed" in run("doctor", "--trainer").stdout
 
 

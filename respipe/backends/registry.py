@@ -118,24 +118,23 @@ def _choose(dataset: Dataset, device: torch.device, interpolation: Interpolation
     chosen = next(spec for spec in readers if _is_installed(spec))
     if chosen.priority(device) > 0:
         _say(
+            logging.INFO,
             f"backend='auto' chose {chosen.name!r}, because nothing faster that is installed reads {dataset.path} on "
-            f"{device}: {chosen.summary}"
+            f"{device}: {chosen.summary}",
         )
     else:
-        logger.warning(
-            "backend='auto' chose %r, which is slow, because nothing faster that is installed can read %s. For a "
-            "faster one: %s",
-            chosen.name,
-            dataset.path,
-            readers[0].install,
+        _say(
+            logging.WARNING,
+            f"backend='auto' chose {chosen.name!r}, which is slow, because nothing faster that is installed can read "
+            f"{dataset.path}. For a faster one: {readers[0].install}",
         )
     return chosen
 
 
 @functools.cache
-def _say(message: str) -> None:
+def _say(level: int, message: str) -> None:
     """Log something once in a process, however often loaders are built for the same data."""
-    logger.info("%s", message)
+    logger.log(level, "%s", message)
 
 
 def _by_priority(device: torch.device) -> list[BackendSpec]:

@@ -13,13 +13,11 @@ from typer.core import TyperGroup
 from respipe import __version__
 from respipe.cli.bench import bench
 from respipe.cli.console import logs_on_stderr, show_error, write_line
-from respipe.cli.data import convert, inspect, verify
+from respipe.cli.data import convert, export, index, inspect, merge, split, verify
 from respipe.cli.doctor import doctor
 from respipe.cli.evaluate import evaluate
-from respipe.cli.export import export
 from respipe.cli.plan import plan
 from respipe.cli.plot import plot
-from respipe.cli.shards import index, merge, split
 from respipe.cli.train import recipe, train
 from respipe.errors import RespipeError
 

@@ -1,4 +1,4 @@
-"""``respipe convert``, ``verify`` and ``inspect``: making a ``.beton`` and looking into it."""
+"""``respipe convert``, ``export``, ``index``, ``merge``, ``split``, ``verify``, ``inspect``: data on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,7 +23,14 @@ from respipe.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from respipe.conversion import ConversionReport, DamagedImage, Inspection, SampleNote, VerificationReport
+    from respipe.conversion import (
+        ConversionReport,
+        DamagedImage,
+        ExportReport,
+        Inspection,
+        SampleNote,
+        VerificationReport,
+    )
 
 _MOST_LISTED = 20
 
@@ -40,6 +47,7 @@ MaxPixels = Annotated[
     typer.Option(min=1, help="Pixels that an image may have at most.", show_default="178,956,970, by Pillow's limit"),
 ]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes. Default: one per core; 0: none but this one.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")]
 
 
 def convert(
@@ -86,7 +94,7 @@ def convert(
     workers: Workers = None,
     allow_corrupt: Annotated[int, typer.Option(min=0, help="Undecodable images to leave out without failing.")] = 0,
     max_pixels: MaxPixels = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Store images at several sizes in one .beton file. Run the same again to go on after an interruption.
@@ -137,6 +145,90 @@ def convert(
     if error is not None:
         show_error(str(error))
         raise typer.Exit(1)
+
+
+def export(
+    data: Annotated[Path, typer.Argument(help="A .beton file, a folder of some, or a class folder.")],
+    target: Annotated[Path, typer.Argument(help="The folder to make.")],
+    format: Annotated[str, typer.Option(help="folder, webdataset or parquet.")] = "folder",
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="To write beside image and label. Repeatable.", show_default="all"),
+    ] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="Samples per tar or Parquet file.")] = 10_000,
+    workers: Workers = None,
+    allow_corrupt: Annotated[int, typer.Option(min=0, help="Damaged images to leave out without failing.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write images, labels and fields as class folders, tar shards or Parquet: the way back from a .beton.
+
+    Run the same again to go on after an interruption.
+
+    Example: respipe export train.beton shards --format webdataset
+    """
+    from respipe.conversion import export as export_images
+
+    with progress("exporting") as on_progress:
+        report = export_images(
+            data,
+            target,
+            format=cast("Any", format),
+            fields=fields,
+            max_samples=max_samples,
+            num_workers=workers,
+            allow_corrupt=allow_corrupt,
+            progress=on_progress,
+        )
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        _show_export(report)
+
+
+def index(folder: Annotated[str, typer.Argument(help="A folder of .beton files, or its URL.")]) -> None:
+    """Make or renew the index of a folder of .beton files, as after adding one. Rewrites none of them.
+
+    Example: respipe index train/
+    """
+    from respipe.storage.remote import Cache, RemoteFolder, is_url
+    from respipe.storage.shards import index_shards
+
+    index = RemoteFolder(folder, Cache()).make_index() if is_url(folder) else index_shards(folder)
+    num_files, fingerprint = len(index["shards"]), index["fingerprint"]
+    write_line(f"{folder}: {index['num_samples']:,} samples in {num_files:,} files, fingerprint {fingerprint}")
+
+
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="The .beton files in order, or a folder of them.")],
+    target: Annotated[Path, typer.Argument(help="The .beton file to make.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Put .beton files of the same settings together in one, without encoding anything anew.
+
+    Example: respipe merge train/ train.beton
+    """
+    from respipe.conversion import merge as merge_files
+
+    with progress("merging") as on_progress:
+        merge_files(sources if len(sources) > 1 else sources[0], target, overwrite=overwrite, progress=on_progress)
+    write_line(f"Wrote {target} ({num_bytes(bytes_on_disk(target))}).", style="bold")
+
+
+def split(
+    source: Annotated[Path, typer.Argument(help="A .beton file, or a folder of them.")],
+    target: Annotated[Path, typer.Argument(help="The folder to make.")],
+    shards: Annotated[int, typer.Option(min=1, help="Files to make.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Divide a .beton file among several, without encoding anything anew.
+
+    Example: respipe split train.beton train/ --shards 64
+    """
+    from respipe.conversion import split as split_file
+
+    with progress("splitting") as on_progress:
+        split_file(source, target, shards=shards, overwrite=overwrite, progress=on_progress)
+    write_line(f"Wrote {shards} files and their index to {target} ({num_bytes(bytes_on_disk(target))}).", style="bold")
 
 
 def verify(
@@ -335,3 +427,15 @@ def _list(title: str, notes: Sequence[SampleNote] | Sequence[DamagedImage]) -> N
     )
     if len(notes) > _MOST_LISTED:
         write_line(f"and {len(notes) - _MOST_LISTED:,} more; --json lists all")
+
+
+def _show_export(report: ExportReport) -> None:
+    parts = [f"{report.num_images:,} of {report.num_samples:,} samples, {num_bytes(report.num_bytes)} of images"]
+    if report.num_resumed:
+        parts.append(f"{report.num_resumed:,} of them in an earlier run")
+    write_line(f"{', '.join(parts)}, in {report.seconds:,.1f} s", style="bold")
+    for note in report.quarantined:
+        write_line(f"left out sample {note.index}, {note.name}: {note.reason}")
+    write_line(f"Wrote {report.target}. Back again:")
+    fields = "".join(f" --field {shlex.quote(name)}" for name in report.fields)
+    write_line(f"  respipe convert {shlex.quote(report.target)} TARGET.beton{fields}")

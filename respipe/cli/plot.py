@@ -10,7 +10,7 @@ import typer
 
 from respipe.cli.arguments import AsJson, parse_sizes
 from respipe.cli.console import write_json, write_line
-from respipe.cli.plan import BatchSize, Epochs, NumSamples, Source
+from respipe.cli.plan import BatchSize, Epochs, NumSamples, Source, read_outline
 
 plot = typer.Typer(no_args_is_help=True, help="Draw a schedule, training runs or a benchmark.")
 
@@ -32,7 +32,6 @@ def plot_schedule_command(
 
     Example: respipe plot schedule trd_imagenet -o schedule.png
     """
-    from respipe.cli.outline import read_outline
     from respipe.plots import plot_schedule
 
     outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)

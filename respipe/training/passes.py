@@ -25,7 +25,7 @@ def mixed_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         precision = "bfloat16" if device.type == "cuda" else "float32"
     dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in dtypes:
-        raise ValueError(f"`precision` must be auto, {', '.join(dtypes)}; got {precision!r}. Name one of these.")
+        raise ValueError(f"`--precision` must be auto, {', '.join(dtypes)}; got {precision!r}. Name one of these.")
     return dtypes[precision]
 
 
