@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from respipe.errors import CorruptImageError, StorageError
 from respipe.printable import printable
 from respipe.storage.class_folder import ClassFolder, scan_class_folder
 from respipe.storage.dataset import Bytes, Level
-from respipe.storage.fields import Column
 from respipe.storage.regular_files import open_regular, read_regular
 from respipe.storage.upright import BrokenImageError, decode, plain_size, upright_size
 
@@ -43,68 +41,27 @@ class FolderDataset:
         StorageError: the folder holds no classes or no images, or some image's header cannot be read.
     """
 
+    kind, tiled = "folder", False
+    buffers: tuple[Bytes, ...] = ()  # every sample is a file of its own
+
     def __init__(self, path: str | Path, *, keep_unreadable: bool = False) -> None:
         self._keep_unreadable = keep_unreadable
         self._folder = scan_class_folder(Path(path))
-        self._fingerprint = self._folder.fingerprint
+        self.path, self.classes, self.labels = self._folder.root, self._folder.classes, self._folder.labels
+        self.fields, self.fingerprint = self._folder.fields, self._folder.fingerprint
         heights, widths = _read_sizes(self._folder, keep_unreadable=keep_unreadable)
         # When each file was written that was found to be plain; 0 for others.
         self._plain = np.zeros(len(heights), np.int64)
-        raw = np.zeros(len(self._folder.labels), np.bool_)
+        raw = np.zeros(len(self.labels), np.bool_)
         for array in (heights, widths, raw):
             array.flags.writeable = False
         offsets, sizes = np.broadcast_to(np.int64(0), len(raw)), self._folder.sizes
-        self._levels = (
+        self.levels = (
             Level(name="image", heights=heights, widths=widths, buffers=None, offsets=offsets, sizes=sizes, raw=raw),
         )
 
-    @property
-    def kind(self) -> str:
-        """A word for reports."""
-        return "folder"
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._folder.root
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """One level: the files as they are, with their upright sizes."""
-        return self._levels
-
-    @property
-    def fields(self) -> Mapping[str, Column]:
-        """The label: a class."""
-        return self._folder.fields
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) class numbers."""
-        return self._folder.labels
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Names of the subfolders."""
-        return self._folder.classes
-
-    @property
-    def buffers(self) -> tuple[Bytes, ...]:
-        """None: every sample is a file of its own."""
-        return ()
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with the files' names, their order or their lengths."""
-        return self._fingerprint
-
-    @property
-    def tiled(self) -> bool:
-        """False: files are as they are."""
-        return False
-
     def __len__(self) -> int:
-        return len(self._folder.labels)
+        return len(self.labels)
 
     def encoded(self, index: int, level: int = 0) -> Bytes:
         """One image, in bytes that every engine decodes to the same pixels: (n,) uint8, read-only.
@@ -134,7 +91,7 @@ class FolderDataset:
                 data = b"P6\n%d %d\n255\n%b" % (*image.size, image.tobytes())
         except BrokenImageError as error:
             raise self._corrupt(index, str(error)) from error
-        if size != (self._levels[0].heights[index], self._levels[0].widths[index]):
+        if size != (self.levels[0].heights[index], self.levels[0].widths[index]):
             raise self._corrupt(index, f"it has another size than when the folder was opened: {size[1]} x {size[0]}")
         if plain:
             self._plain[index] = written

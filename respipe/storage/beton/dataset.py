@@ -68,58 +68,62 @@ class BetonDataset:
         path: the file.
         label_field: name of the field that is the label, if not ``label``; "" for no labels.
 
+    Attributes:
+        attributes: what respipe recorded about the conversion; empty for files by other writers.
+
     Raises:
         StorageError: the file is missing, not a sound ``.beton``, or has no such labels or no images.
     """
 
+    kind = "beton"
+
     def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._label_field = label_field
-        self._status, memory = _map(self._path)
+        self._status, memory = _map(self.path)
         self._memory: Bytes | None = memory
-        structure = read_structure(self._path, memory)
-        self._levels = _read_levels(structure)
-        self._fields = _read_fields(structure, memory, label_field)
+        structure = read_structure(self.path, memory)
+        self.levels = _read_levels(structure)
+        self.fields = _read_fields(structure, memory, label_field)
         self._num_samples = structure.num_samples
-        self._fingerprint: str | None = None
         self._names: TextTable | None = None
-        self._classes: tuple[str, ...] | None = None
-        self._attributes: dict[str, Any] = {}
+        self.classes: tuple[str, ...] | None = None
+        self.attributes: dict[str, Any] = {}
         if structure.appendix is not None:
             try:
                 self._read_appendix(structure.appendix)
             except (AppendixError, KeyError, TypeError, ValueError) as error:
-                raise broken(self._path, f"its appendix is inconsistent ({error})") from error
+                raise broken(self.path, f"its appendix is inconsistent ({error})") from error
 
     def _read_appendix(self, appendix: Appendix) -> None:
-        self._attributes = dict(appendix.attributes)
+        self.attributes = dict(appendix.attributes)
         for name, kind in _ATTRIBUTES.items():
-            if not isinstance(self._attributes.get(name, kind()), kind):
+            if not isinstance(self.attributes.get(name, kind()), kind):
                 raise ValueError(f"its attribute {name!r} is no {kind.__name__}")
-        for field in cast("list[dict[str, Any]]", self._attributes.get("fields", [])):
+        for field in cast("list[dict[str, Any]]", self.attributes.get("fields", [])):
             name = str(field["name"])
-            self._fields[name] = self._recorded(appendix, name, field["kind"])
-        classes, label = self._attributes["classes"], self._fields.get("label")
+            self.fields[name] = self._recorded(appendix, name, field["kind"])
+        classes, label = self.attributes["classes"], self.fields.get("label")
         if classes is not None and label is not None:
-            self._classes = tuple(str(name) for name in classes)
+            self.classes = tuple(str(name) for name in classes)
             labels = np.asarray(label.values)
-            if label.kind != "class" or labels.min() < 0 or labels.max() >= len(self._classes):
-                raise ValueError(f"labels reach {labels.max()} with {len(self._classes)} classes")
-            self._fields["label"] = replace(label, classes=self._classes)
+            if label.kind != "class" or labels.min() < 0 or labels.max() >= len(self.classes):
+                raise ValueError(f"labels reach {labels.max()} with {len(self.classes)} classes")
+            self.fields["label"] = replace(label, classes=self.classes)
         names, offsets, checksums = (appendix.array(name) for name in ("names", "name_offsets", "crc32"))
         if (names.dtype, offsets.dtype, checksums.dtype) != (np.uint8, np.int64, np.uint32):
             raise ValueError(f"names and checksums of types {names.dtype}, {offsets.dtype} and {checksums.dtype}")
         self._names = TextTable(names, offsets)
-        if len(self._names) != self._num_samples or checksums.shape != (len(self._levels), self._num_samples):
+        if len(self._names) != self._num_samples or checksums.shape != (len(self.levels), self._num_samples):
             raise ValueError(f"{len(self._names)} names and checksums of shape {checksums.shape}")
         checksums = checksums.copy()  # not to follow what may be written to the file later
         checksums.flags.writeable = False
-        self._levels = tuple(replace(level, checksums=row) for level, row in zip(self._levels, checksums, strict=True))
+        self.levels = tuple(replace(level, checksums=row) for level, row in zip(self.levels, checksums, strict=True))
 
     def _recorded(self, appendix: Appendix, name: str, kind: Kind) -> Column:
         """A field as respipe recorded it: its kind, and its values unless FFCV sees them too."""
         if f"field:{name}" not in appendix:
-            return replace(self._fields[name], kind=kind)
+            return replace(self.fields[name], kind=kind)
         values = appendix.array(f"field:{name}")
         column = (
             Column(kind=kind, values=values)
@@ -135,63 +139,27 @@ class BetonDataset:
         return Column(kind=kind, values=table if kind == "text" else Computed(table.raw, len(table)))
 
     @property
-    def kind(self) -> str:
-        """A word for reports."""
-        return "beton"
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._path
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """Stored resolutions, largest first."""
-        return self._levels
-
-    @property
-    def fields(self) -> Mapping[str, Column]:
-        """The fields beside the image."""
-        return self._fields
-
-    @property
     def labels(self) -> NDArray[Any] | None:
-        """Values of the field ``label``, or None where there is none; see :class:`respipe.storage.dataset.Dataset`."""
-        return np.asarray(self._fields["label"].values) if "label" in self._fields else None
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names in label order, or None where the file does not say."""
-        return self._classes
+        return np.asarray(self.fields["label"].values) if "label" in self.fields else None
 
     @property
     def buffers(self) -> tuple[Bytes, ...]:
-        """The whole file: (size,) uint8, read-only."""
         return (self._open_memory(),)
 
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """What respipe recorded about the conversion; empty for files by other writers."""
-        return dict(self._attributes)
-
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with the samples or their order."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint_of(self)
-        return self._fingerprint
+        return fingerprint_of(self)
 
     @property
     def tiled(self) -> bool:
-        """Whether crops can be cut out of the compressed bytes, as recorded by the conversion."""
-        return self._attributes.get("tiled") is True
+        return self.attributes.get("tiled") is True
 
     def __len__(self) -> int:
         return self._num_samples
 
     def encoded(self, index: int, level: int = 0) -> Bytes:
         """The stored bytes of one image: (n,) uint8, a read-only view of the file."""
-        stored = self._levels[level]
+        stored = self.levels[level]
         offset = int(stored.offsets[index])
         return self._open_memory()[offset : offset + int(stored.sizes[index])]
 
@@ -204,15 +172,15 @@ class BetonDataset:
         problem = self.problem(index, level)
         if problem is not None:
             raise CorruptImageError(
-                f"{self._path}: sample {index} ({self.name(index)}, {self._levels[level].name}) is damaged: {problem}. "
-                f"Run `respipe verify {self._path}` to list every damaged sample, then convert it again.",
+                f"{self.path}: sample {index} ({self.name(index)}, {self.levels[level].name}) is damaged: {problem}. "
+                f"Run `respipe verify {self.path}` to list every damaged sample, then convert it again.",
                 index=index,
             )
 
     def problem(self, index: int, level: int = 0) -> str | None:
         """What ``check`` finds wrong with an image, or None."""
         data = self.encoded(index, level)
-        stored = self._levels[level]
+        stored = self.levels[level]
         if stored.checksums is not None:
             same = zlib.crc32(data.data) == stored.checksums[index]
             return None if same else "its bytes differ from those that were written (checksum)"
@@ -235,19 +203,19 @@ class BetonDataset:
         """The time of the last change to the file, in nanoseconds; see :class:`respipe.storage.dataset.Dataset`."""
         size = len(self._open_memory())
         with suppress(FileNotFoundError):
-            status = self._path.stat()
+            status = self.path.stat()
             if os.path.samestat(status, self._status):  # else the name is another file's, and ours is as it was
                 self._status = status
         if self._status.st_size < size:
             raise StorageError(
-                f"{self._path} has become shorter while it was open: {self._status.st_size} bytes where {size} were. "
+                f"{self.path} has become shorter while it was open: {self._status.st_size} bytes where {size} were. "
                 "Restore it, and open it again."
             )
         return self._status.st_mtime_ns
 
     def share_tables(self, levels: tuple[Level, ...], fields: Mapping[str, Column]) -> None:
         """Let go of its tables for views of equal ones, where files that are opened together keep one of each."""
-        self._levels, self._fields = levels, dict(fields)
+        self.levels, self.fields = levels, dict(fields)
 
     def close(self) -> None:
         """Release the memory map. Arrays taken from it stay valid and keep it alive. Safe to call twice."""
@@ -255,11 +223,11 @@ class BetonDataset:
 
     def _open_memory(self) -> Bytes:
         if self._memory is None:
-            raise ValueError(f"The dataset {self._path} must be open; it was closed. Open it again.")
+            raise ValueError(f"The dataset {self.path} must be open; it was closed. Open it again.")
         return self._memory
 
     def __reduce__(self) -> tuple[object, ...]:
-        return functools.partial(BetonDataset, self._path, label_field=self._label_field), ()
+        return functools.partial(BetonDataset, self.path, label_field=self._label_field), ()
 
 
 def fingerprint_of(dataset: Dataset) -> str:
