@@ -73,7 +73,6 @@ class PooledBackend:
         """See :class:`respipe.backends.base.Backend`; nothing here is made for a batch's length."""
 
     def room(self, job: ReadJob) -> int:
-        """See :class:`respipe.backends.base.Backend`."""
         num_bytes = 3 * len(job) * sum(size * size for size in job.sizes)
         return min(max(_ROOM_BYTES // max(num_bytes, 1), _LEAST_ROOM), _MOST_ROOM)
 

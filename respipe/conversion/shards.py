@@ -49,12 +49,10 @@ class Portion:
 
     @property
     def kind(self) -> str:
-        """See :class:`respipe.conversion.Source`."""
         return self.whole.kind
 
     @property
     def fields(self) -> Mapping[str, Column]:
-        """See :class:`respipe.conversion.Source`."""
         stop = self.start + len(self)
         return {name: column.part(self.start, stop) for name, column in self.whole.fields.items()}
 
@@ -67,11 +65,9 @@ class Portion:
         return len(self.whole) * (self.number + 1) // self.of - self.start
 
     def read(self, index: int) -> bytes:
-        """See :class:`respipe.conversion.Source`."""
         return self.whole.read(self.start + index)
 
     def name(self, index: int) -> str:
-        """See :class:`respipe.conversion.Source`."""
         return self.whole.name(self.start + index)
 
 

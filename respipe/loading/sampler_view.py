@@ -36,11 +36,9 @@ class SamplerView:
 
     @property
     def drop_last(self) -> bool:
-        """See :attr:`respipe.Loader.drop_last`."""
         return self._loader.drop_last
 
     def set_epoch(self, epoch: int) -> None:
-        """See :meth:`respipe.Loader.set_epoch`."""
         self._loader.set_epoch(epoch)
 
     def __len__(self) -> int:

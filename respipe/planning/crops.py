@@ -48,7 +48,6 @@ class WholeImage:
     def boxes(
         self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
     ) -> NDArray[np.float64]:
-        """See :meth:`Crop.boxes`."""
         boxes = np.zeros((len(heights), 4))
         boxes[:, 2] = heights
         boxes[:, 3] = widths
@@ -111,7 +110,6 @@ class ResizedCenterCrop:
     def boxes(
         self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
     ) -> NDArray[np.float64]:
-        """See :meth:`Crop.boxes`."""
         sides = np.stack([heights, widths], axis=1).astype(np.int64)
         size = np.broadcast_to(np.asarray(size, np.int64), heights.shape)[:, None]
         shorter = np.floor(size / self.ratio)
@@ -137,7 +135,6 @@ class ShiftedCenterCrop(CenterCrop):
     def boxes(
         self, heights: Sides, widths: Sides, *, size: int | NDArray[np.int64], draws: Draws
     ) -> NDArray[np.float64]:
-        """See :meth:`Crop.boxes`."""
         boxes = super().boxes(heights, widths, size=size, draws=draws)
         size = np.asarray(size, dtype=np.int64)
         resized_widths = self.resized_side(size) * widths // np.minimum(heights, widths)

@@ -150,27 +150,21 @@ class LoaderProcess:
             raise LoaderUnavailableError(missing)
 
     def first_batch(self, sizes: tuple[int, ...]) -> float:
-        """See :meth:`Runner.first_batch`."""
         return self._call("first_batch", sizes)
 
     def throughput(self, sizes: tuple[int, ...], num_batches: int) -> float:
-        """See :meth:`Runner.throughput`."""
         return self._call("throughput", sizes, num_batches)
 
     def fidelity(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Fidelity:
-        """See :meth:`Runner.fidelity`."""
         return self._call("fidelity", samples, uniforms, size)
 
     def bytes_per_image(self) -> float:
-        """See :meth:`Runner.bytes_per_image`."""
         return self._call("bytes_per_image")
 
     def training(self, size: int, num_batches: int, model: str, *, in_memory: bool) -> TrainingRate:
-        """See :meth:`Runner.training`."""
         return self._call("training", size, num_batches, model, in_memory=in_memory)
 
     def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
-        """See :meth:`Runner.epochs`."""
         return self._call("epochs", schedule, num_images, num_epochs, model)
 
     def close(self) -> None:

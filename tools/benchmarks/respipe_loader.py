@@ -47,7 +47,6 @@ class Respipe:
         make_backend(backend, open_dataset(self._path), **self._engine_options()).close()
 
     def stream(self, sizes: tuple[int, ...]) -> Generator[Batch, None, None]:
-        """See :meth:`Contender.stream`."""
         with self.loader(OneCrop(sizes), EPOCH_IMAGES, dtype=torch.uint8, normalize=None) as loader:
             while True:
                 yield from loader
@@ -89,7 +88,6 @@ class Respipe:
         return Crops(pixels=pixels.cpu().numpy(), boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
-        """See :meth:`Contender.bytes_per_image`."""
         dataset = open_dataset(self._path)
         if not dataset.buffers:
             return folder_bytes_per_image(self._path)
@@ -133,7 +131,6 @@ class OneCrop:
         return max(self.sizes)
 
     def steps(self, epoch: int, *, num_samples: int, batch_size: int) -> Sequence[Step]:
-        """See :meth:`respipe.schedules.Schedule.steps`."""
         count = steps_per_epoch(epoch, num_samples=num_samples, batch_size=batch_size)
         return uniform_steps(Step(self.sizes, batch_size), count)
 

@@ -23,7 +23,6 @@ class StockDali:
         self._settings = settings
 
     def stream(self, sizes: tuple[int, ...]) -> Iterator[Batch]:
-        """See :meth:`Contender.stream`."""
         (size,) = sizes
         pipeline = _training_pipeline(
             str(self._settings.data),
@@ -60,7 +59,6 @@ class StockDali:
         return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
-        """See :meth:`Contender.bytes_per_image`."""
         return folder_bytes_per_image(self._settings.data)
 
 

@@ -30,7 +30,6 @@ class StockFfcv:
         self._reader = Reader(str(self._path))
 
     def stream(self, sizes: tuple[int, ...]) -> Iterator[Batch]:
-        """See :meth:`Contender.stream`."""
         (size,) = sizes
         samples = self._reader.num_samples
         move = [ToDevice(torch.device("cuda", 0), non_blocking=True)] if self._settings.on_gpu else []
@@ -78,7 +77,6 @@ class StockFfcv:
         return Crops(pixels=pixels, boxes=as_shares(boxes, heights, widths), bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
-        """See :meth:`Contender.bytes_per_image`."""
         return float(self._reader.alloc_table["size"].sum()) / self._reader.num_samples
 
     def _image_fields(self) -> NDArray[Any]:

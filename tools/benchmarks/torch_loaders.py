@@ -26,7 +26,6 @@ class _PillowLoader:
         self.batches_ahead = 2 * settings.num_threads  # DataLoader's default prefetch_factor
 
     def crops(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Crops:
-        """See :meth:`Contender.crops`."""
         pixels = np.empty((len(samples), size, size, 3), np.uint8)
         boxes = np.empty((len(samples), 4))
         for row, sample in enumerate(samples):
@@ -40,7 +39,6 @@ class _PillowLoader:
         return Crops(pixels=pixels, boxes=boxes, bytes_read=bytes_read)
 
     def bytes_per_image(self) -> float:
-        """See :meth:`Contender.bytes_per_image`."""
         return folder_bytes_per_image(self._settings.data)
 
     def _placed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -53,7 +51,6 @@ class Torchvision(_PillowLoader):
     """``ImageFolder`` and its transforms under ``DataLoader``."""
 
     def stream(self, sizes: tuple[int, ...]) -> Iterator[Batch]:
-        """See :meth:`Contender.stream`."""
         (size,) = sizes
         transform = transforms.Compose(
             [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
@@ -81,7 +78,6 @@ class Timm(_PillowLoader):
         self._create_loader = timm.data.create_loader
 
     def stream(self, sizes: tuple[int, ...]) -> Iterator[Batch]:
-        """See :meth:`Contender.stream`."""
         (size,) = sizes
         folder = ImageFolder(str(self._settings.data))
         loader = self._create_loader(

@@ -219,18 +219,15 @@ class Derived:
 
     @property
     def kind(self) -> str:
-        """See :class:`Source`."""
         return self.source.kind
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int) -> bytes:
-        """See :class:`Source`."""
         return self.source.read(index)
 
     def name(self, index: int) -> str:
-        """See :class:`Source`."""
         return self.source.name(index)
 
 
