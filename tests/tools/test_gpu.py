@@ -13,6 +13,7 @@ import torch
 from tools.benchmarks import gpu, process
 from tools.benchmarks.contender import Settings
 from tools.benchmarks.process import LoaderUnavailableError, Runner, start_processes
+from tools.benchmarks.report import cells
 from tools.benchmarks.respipe_loader import Respipe
 from tools.benchmarks.training import EpochTime, Trainer, TrainingRate, normalized
 
@@ -71,12 +72,12 @@ def options(**changes: object) -> Namespace:
 def test_shares_are_taken_within_rounds_that_alternate() -> None:
     loader = CountingLoader()
     results = list(gpu.measure_training({"respipe-tiles": loader}, options()))
-    assert [(result.size, result.share) for result in results] == [(224, 0.5), (96, 0.5)]
-    assert (results[0].images_per_second, results[0].in_memory) == (500.0, 1000.0)
+    assert [(result["size"], result["share"]) for result in results] == [(224, 0.5), (96, 0.5)]
+    assert (results[0]["images_per_second"], results[0]["in_memory"]) == (500.0, 1000.0)
     # Every size once, then rounds.
     assert loader.visits[:2] == [(224, 1, True), (96, 1, True)]
     assert loader.visits[2:8] == [(224, 100, False), (224, 100, True)] * 3
-    assert results[0].allocated_mib == 70.0
+    assert results[0]["allocated_mib"] == 70.0
 
 
 def test_visits_too_short_to_outlast_a_full_queue_are_refused(
@@ -101,7 +102,7 @@ def test_epochs_are_compared_with_those_of_the_first_schedule() -> None:
     epochs = list(gpu.measure_epochs(loaders, options()))
     assert [epoch["relative_seconds"] for epoch in epochs] == [1.0, 0.5]
     assert {epoch["loader"] for epoch in epochs} == {"respipe tiles"}
-    assert gpu.epoch_table(epochs)[1][1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
+    assert cells(gpu.EPOCHS, epochs)[1] == ("ab", "respipe tiles", "2.00", "0.50", "0.50")
     assert list(gpu.measure_epochs({"ffcv-500": CountingLoader()}, options())) == []
 
 
@@ -122,12 +123,12 @@ def test_images_are_normalised_as_the_loader_does() -> None:
 def test_trainer_learns_from_every_batch() -> None:
     torch.manual_seed(0)
     trainer = Trainer("squeezenet1_1", "cpu")
-    before = [parameter.clone() for parameter in trainer.parameters()]
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
     batch = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
     rate = trainer.run(itertools.repeat(batch), 1)
     assert rate.images_per_second > 0
     assert rate.used_mib == 0
-    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.parameters(), strict=True))
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
 
 
 def test_epochs_of_several_sizes_are_trained_and_counted(jpeg_folder: Path) -> None:

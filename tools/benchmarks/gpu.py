@@ -20,23 +20,20 @@ import logging
 import shlex
 import statistics
 import sys
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from respipe.processes import num_cores
 from respipe.throughput import Plan, measure
-from tools.benchmarks.contender import Settings
-from tools.benchmarks.prepare import prepare_files
-from tools.benchmarks.process import LoaderProcess, start_processes
+from tools.benchmarks.command import log_progress, parsed, parser_of, start_loaders
+from tools.benchmarks.process import LoaderProcess
 from tools.benchmarks.registry import LOADERS
-from tools.benchmarks.report import command_words, machine, show_table, versions, write_json
+from tools.benchmarks.report import Columns, command_words, machine, number, show_table, versions, write_json
 from tools.benchmarks.training import EpochTime, TrainingRate
 
 logger = logging.getLogger(__name__)
@@ -56,34 +53,34 @@ _TRIAL_STEPS = 4
 _LEAST_STEPS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """Training on one loader's batches at one size.
-
-    Args:
-        loader: its title.
-        size: side in pixels.
-        images_per_second: on its batches, median of the rounds.
-        in_memory: on one batch again and again.
-        share: of the second that the first is, median over the rounds of the ratio within a round.
-        allocated_mib, used_mib: memory of the GPU that tensors had at most, and that was in use by whatever.
-    """
-
-    loader: str
-    size: int
-    images_per_second: float
-    in_memory: float
-    share: float
-    allocated_mib: float
-    used_mib: float
+LOADING: Columns = {
+    "loader": number("loader", ""),
+    "px": number("size", ""),
+    "images/s": number("images_per_second", ",.0f"),
+    "range": lambda row: f"{min(row['rounds']):,.0f}-{max(row['rounds']):,.0f}",
+}
+TRAINING: Columns = {
+    "loader": number("loader", ""),
+    "px": number("size", ""),
+    "images/s": number("images_per_second", ",.0f"),
+    "in memory": number("in_memory", ",.0f"),
+    "share": number("share", ".1%"),
+    "tensors MiB": number("allocated_mib", ",.0f"),
+    "GPU MiB": number("used_mib", ",.0f"),
+}
+EPOCHS: Columns = {
+    "schedule": number("schedule", ""),
+    "loader": number("loader", ""),
+    "s/epoch": number("seconds", ".2f"),
+    "time": number("relative_seconds", ".2f"),
+    "multiply-adds": number("relative_macs", ".2f"),
+}
 
 
 def main() -> None:
     """Measure, and write what was asked for."""
     arguments = parse_arguments(sys.argv[1:])
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in (logger.name, "tools.benchmarks", "respipe.throughput"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    log_progress(__name__)
     console = Console(width=120)
     report: dict[str, Any] = {
         "machine": machine(),
@@ -103,43 +100,29 @@ def main() -> None:
         loaders = start_loaders(arguments, stack)
         keep("loading", *measure_loading(loaders, arguments))
         for result in measure_training(loaders, arguments):
-            keep("training", asdict(result))
+            keep("training", result)
         for epochs in measure_epochs(loaders, arguments):
             keep("epochs", epochs)
-    for table, part in ((loading_table, "loading"), (training_table, "training"), (epoch_table, "epochs")):
-        show_table(console, *table(report[part]), as_markdown=arguments.markdown)
+    for columns, part in ((LOADING, "loading"), (TRAINING, "training"), (EPOCHS, "epochs")):
+        show_table(console, columns, report[part], as_markdown=arguments.markdown)
 
 
 def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with one subfolder of JPEGs per class")
-    parser.add_argument("--sizes", type=_integers, default=(224, 192, 160, 128, 112, 96), help="sides, commas between")
-    parser.add_argument("--loaders", type=_texts, default=DEFAULT_LOADERS, help=f"of {', '.join(LOADERS)}")
+    parser = parser_of(
+        __doc__, sizes=(224, 192, 160, 128, 112, 96), loaders=DEFAULT_LOADERS, device="cuda",
+        threads=min(8, num_cores()), batch_size=256, rounds=3, seconds=0.4,
+    )  # fmt: skip
     parser.add_argument("--schedules", type=lambda text: tuple(text.split(";")), default=SCHEDULES,
                         help="with semicolons between; the first is what the others are compared with")  # fmt: skip
     parser.add_argument("--epoch-loader", help="whose epochs are timed (default: the fastest of respipe's at 224 px)")
     parser.add_argument("--model", default="resnet50", help="of torchvision")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--threads", type=int, default=min(8, num_cores()), help="of each loader")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3, help="of loading and training")
-    parser.add_argument("--seconds", type=float, default=0.4, help="length of a visit that only loads")
     parser.add_argument("--steps", type=int, default=_LEAST_STEPS, help="of a visit that trains, at least %(default)s")
     parser.add_argument("--epoch-images", type=int, default=25_600)
     parser.add_argument("--epochs", type=int, default=2, help="of each schedule; an even number, as TRD alternates")
-    parser.add_argument("--json", type=Path, help="file for results, machine and versions")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir(), "respipe-bench"),
-                        help="where converted files are kept for the next run (default: %(default)s)")  # fmt: skip
-    arguments = parser.parse_args(texts)
-    if not arguments.data.is_dir():
-        parser.error(f"DATA must be a folder with one subfolder of JPEGs per class; got {arguments.data}")
+    arguments = parsed(parser, texts)
     if arguments.steps < _LEAST_STEPS:
         parser.error(f"--steps must be at least {_LEAST_STEPS}; got {arguments.steps}")
-    unknown = [name for name in arguments.loaders if name not in LOADERS]
-    if unknown:
-        parser.error(f"--loaders must be of {', '.join(LOADERS)}; got {', '.join(unknown)}")
     if arguments.epoch_loader is not None and arguments.epoch_loader not in respipe_loaders(arguments.loaders):
         parser.error(f"--epoch-loader must be one of respipe's in --loaders; got {arguments.epoch_loader}")
     return arguments
@@ -148,21 +131,6 @@ def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
 def respipe_loaders(names: Sequence[str]) -> list[str]:
     """Those that are respipe's."""
     return [name for name in names if not LOADERS[name].peer]
-
-
-def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, LoaderProcess]:
-    """Convert what the loaders read, and start their processes, which end with the stack."""
-    wanted = [LOADERS[name].file for name in arguments.loaders]
-    settings = Settings(
-        data=arguments.data,
-        files=prepare_files(
-            arguments.data, [file for file in wanted if file], arguments.workdir, num_workers=arguments.threads
-        ),
-        batch_size=arguments.batch_size,
-        num_threads=arguments.threads,
-        device=arguments.device,
-    )
-    return start_processes(arguments.loaders, settings, stack)
 
 
 def measure_loading(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -185,9 +153,7 @@ def measure_loading(loaders: Mapping[str, LoaderProcess], arguments: argparse.Na
     ]
 
 
-def measure_training(
-    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
-) -> Generator[TrainingResult, None, None]:
+def measure_training(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> Generator[dict[str, Any]]:
     """Training on each loader's batches and on one in memory, in turn, size by size."""
 
     def train(name: str, size: int, num_steps: int, *, in_memory: bool) -> TrainingRate:
@@ -211,22 +177,26 @@ def measure_training(
             yield result
 
 
-def training_result(title: str, size: int, pairs: Sequence[tuple[TrainingRate, TrainingRate]]) -> TrainingResult:
-    """What the rounds of one loader at one size say."""
-    return TrainingResult(
-        loader=title,
-        size=size,
-        images_per_second=statistics.median(fed.images_per_second for fed, _ in pairs),
-        in_memory=statistics.median(ready.images_per_second for _, ready in pairs),
-        share=statistics.median(fed.images_per_second / ready.images_per_second for fed, ready in pairs),
-        allocated_mib=max(fed.allocated_mib for fed, _ in pairs),
-        used_mib=max(fed.used_mib for fed, _ in pairs),
-    )
+def training_result(title: str, size: int, pairs: Sequence[tuple[TrainingRate, TrainingRate]]) -> dict[str, Any]:
+    """What the rounds of one loader at one size say.
+
+    Returns:
+        ``images_per_second`` on its batches and ``in_memory``, on one batch again and again, medians of the rounds;
+        ``share``, the median over the rounds of their ratio within a round; ``allocated_mib`` and ``used_mib``, memory
+        of the GPU that tensors had at most, and that was in use by whatever.
+    """
+    return {
+        "loader": title,
+        "size": size,
+        "images_per_second": statistics.median(fed.images_per_second for fed, _ in pairs),
+        "in_memory": statistics.median(ready.images_per_second for _, ready in pairs),
+        "share": statistics.median(fed.images_per_second / ready.images_per_second for fed, ready in pairs),
+        "allocated_mib": max(fed.allocated_mib for fed, _ in pairs),
+        "used_mib": max(fed.used_mib for fed, _ in pairs),
+    }
 
 
-def measure_epochs(
-    loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace
-) -> Generator[dict[str, Any], None, None]:
+def measure_epochs(loaders: Mapping[str, LoaderProcess], arguments: argparse.Namespace) -> Generator[dict[str, Any]]:
     """Epochs of every schedule with one of respipe's loaders, against those of the first schedule."""
     ours = respipe_loaders(tuple(loaders))
     if not ours:
@@ -243,62 +213,11 @@ def measure_epochs(
         yield {**asdict(time), "loader": LOADERS[chosen].title, "relative_seconds": time.seconds / first.seconds}
 
 
-def loading_table(loading: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Headings and cells of the table of loading."""
-    return ("loader", "px", "images/s", "range"), [
-        (
-            result["loader"],
-            str(result["size"]),
-            f"{result['images_per_second']:,.0f}",
-            f"{min(result['rounds']):,.0f}-{max(result['rounds']):,.0f}",
-        )
-        for result in loading
-    ]
-
-
-def training_table(training: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Headings and cells of the table of training."""
-    return ("loader", "px", "images/s", "in memory", "share", "tensors MiB", "GPU MiB"), [
-        (
-            result["loader"],
-            str(result["size"]),
-            f"{result['images_per_second']:,.0f}",
-            f"{result['in_memory']:,.0f}",
-            f"{result['share']:.1%}",
-            f"{result['allocated_mib']:,.0f}",
-            f"{result['used_mib']:,.0f}",
-        )
-        for result in training
-    ]
-
-
-def epoch_table(epochs: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Headings and cells of the table of epochs."""
-    return ("schedule", "loader", "s/epoch", "time", "multiply-adds"), [
-        (
-            epoch["schedule"],
-            epoch["loader"],
-            f"{epoch['seconds']:.2f}",
-            f"{epoch['relative_seconds']:.2f}",
-            f"{epoch['relative_macs']:.2f}",
-        )
-        for epoch in epochs
-    ]
-
-
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that repeats a run, without the paths of this machine."""
     options = ("model", "device", "threads", "batch_size", "rounds", "seconds", "steps", "epoch_images", "epochs")
     options += ("sizes", "loaders")
     return shlex.join([*command_words("gpu", arguments, options), "--schedules", ";".join(arguments.schedules)])
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _texts(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

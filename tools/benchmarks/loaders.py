@@ -11,10 +11,8 @@ the start of a loader is told separately.
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,19 +23,17 @@ from rich.progress import Progress
 
 from respipe.plots import plot_throughput
 from respipe.throughput import Plan, measure
-from tools.benchmarks.contender import EPOCH_IMAGES, Fidelity, Settings, folder_samples
+from tools.benchmarks.command import log_progress, parsed, parser_of, start_loaders
+from tools.benchmarks.contender import EPOCH_IMAGES, Fidelity, folder_samples
 from tools.benchmarks.fidelity import DEFINITION, choose_samples, draw_uniforms
-from tools.benchmarks.prepare import prepare_files
-from tools.benchmarks.process import LoaderProcess, LoaderUnavailableError
+from tools.benchmarks.process import LoaderProcess
 from tools.benchmarks.registry import BASELINE, LOADERS
 from tools.benchmarks.report import (
-    RESULT_HEADINGS,
-    SEVERAL_SIZES_HEADINGS,
+    RESULTS,
+    SEVERAL_SIZES,
     command_words,
     make_results,
     make_several_sizes_results,
-    rows,
-    several_sizes_rows,
     show_table,
     to_json,
     write_json,
@@ -46,24 +42,22 @@ from tools.benchmarks.report import (
 RSNET_SIZES = (224, 192, 160, 128, 96)
 SEED = 0
 
-logger = logging.getLogger(__name__)
-
 
 def main() -> None:
     """Measure, and write what was asked for."""
     arguments = parse_arguments(sys.argv[1:])
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in (logger.name, "tools.benchmarks", "respipe.throughput"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    log_progress(__name__)
     console = Console(width=120)
     with ExitStack() as stack:
-        settings, loaders = start_loaders(arguments, stack)
+        loaders = start_loaders(
+            arguments, stack, required=arguments.loaders is not None, level_margin=arguments.level_margin
+        )
         fidelity = measure_fidelity(arguments, loaders)
         bytes_per_image = {name: loader.bytes_per_image() for name, loader in loaders.items()}
         plan = Plan(
             visits={name: visited_sizes(name, arguments) for name in loaders},
-            batch_size=settings.batch_size,
-            num_threads=settings.num_threads,
+            batch_size=arguments.batch_size,
+            num_threads=arguments.threads,
             rounds=arguments.rounds,
             seconds=arguments.seconds,
         )
@@ -75,10 +69,9 @@ def main() -> None:
         timings, titles=titles, baseline=BASELINE, fidelity=fidelity, bytes_per_image=bytes_per_image
     )
     several_sizes = make_several_sizes_results(timings, titles=titles)
-    tables = [(RESULT_HEADINGS, rows(results)), (SEVERAL_SIZES_HEADINGS, several_sizes_rows(several_sizes))]
-    for headings, cells in tables:
-        if cells:
-            show_table(console, headings, cells, as_markdown=arguments.markdown)
+    for columns, rows in ((RESULTS, results), (SEVERAL_SIZES, several_sizes)):
+        if rows:
+            show_table(console, columns, rows, as_markdown=arguments.markdown)
     report = to_json(
         results,
         several_sizes,
@@ -95,72 +88,15 @@ def main() -> None:
 
 def parse_arguments(texts: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with one subfolder of JPEGs per class")
-    parser.add_argument(
-        "--sizes", type=_integers, default=(224, 160, 128, 112, 96, 56), help="sides, with commas between"
+    parser = parser_of(
+        __doc__, sizes=(224, 160, 128, 112, 96, 56), device="cpu", threads=2, batch_size=64, rounds=5, seconds=2.0
     )
-    parser.add_argument(
-        "--loaders",
-        type=lambda text: tuple(text.split(",")),
-        help=f"names, with commas between; all that are installed unless given. Known: {', '.join(LOADERS)}",
-    )
-    parser.add_argument("--threads", type=int, default=2, help="of each loader, or worker processes; and cores")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu", help="where batches end up, cpu or cuda; DALI decodes there too")
     parser.add_argument("--level-margin", type=float, default=1.0, help="of respipe's loaders")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each loader is visited at each size")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a visit")
     parser.add_argument("--crops", type=int, default=200, help="crops that PSNR is measured on; 0 leaves it out")
     sizes = ",".join(map(str, RSNET_SIZES))
     parser.add_argument("--rsnet", action="store_true", help=f"measure {sizes} px from one crop too, respipe only")
-    parser.add_argument("--json", type=Path, help="file for results, machine and versions")
     parser.add_argument("--picture", type=Path, help="file for a picture of throughput by size")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "respipe-bench"),
-        help="where converted files are kept for the next run (default: %(default)s)",
-    )
-    arguments = parser.parse_args(texts)
-    if not arguments.data.is_dir():
-        parser.error(f"DATA must be a folder with one subfolder of JPEGs per class; got {arguments.data}")
-    unknown = [name for name in arguments.loaders or () if name not in LOADERS]
-    if unknown:
-        parser.error(f"--loaders must be of {', '.join(LOADERS)}; got {', '.join(unknown)}")
-    if min(arguments.threads, arguments.batch_size, arguments.rounds, *arguments.sizes) < 1:
-        parser.error("--threads, --batch-size, --rounds and --sizes must be at least 1")
-    return arguments
-
-
-def start_loaders(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Settings, dict[str, LoaderProcess]]:
-    """Convert what the loaders read, and start their processes, which end with the stack.
-
-    Raises:
-        LoaderUnavailableError: a loader that was asked for by name is not installed.
-    """
-    names = arguments.loaders or tuple(LOADERS)
-    wanted = [LOADERS[name].file for name in names]
-    settings = Settings(
-        data=arguments.data,
-        files=prepare_files(
-            arguments.data, [file for file in wanted if file], arguments.workdir, num_workers=arguments.threads
-        ),
-        batch_size=arguments.batch_size,
-        num_threads=arguments.threads,
-        level_margin=arguments.level_margin,
-        device=arguments.device,
-    )
-    loaders: dict[str, LoaderProcess] = {}
-    for name in names:
-        try:
-            loaders[name] = stack.enter_context(LoaderProcess(name, settings))
-        except LoaderUnavailableError as error:
-            if arguments.loaders:
-                raise
-            logger.warning("Left out: %s", error)
-    return settings, loaders
+    return parsed(parser, texts)
 
 
 def measure_fidelity(
@@ -213,10 +149,6 @@ def shown_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[
         "device": arguments.device,
         "output": "uint8 (B, 3, S, S) on the device, random resized crop (area 0.08 to 1), mirrored half of the time",
     }
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ from respipe.errors import MissingBackendError
 from .contender import Batch, Contender, Fidelity, Settings
 from .fidelity import mean_squared_error, open_original, original_crop, to_psnr
 from .registry import LOADERS, make_contender
-from .training import EpochTime, MakesLoaders, Trainer, TrainingRate, normalized, train_epochs
+from .training import EpochTime, Trainer, TrainingRate, normalized, train_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +114,14 @@ class Runner:
 
     def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
         """Seconds that epochs of a schedule take in training; of respipe's loaders only."""
-        if not isinstance(self._contender, MakesLoaders):
-            raise TypeError("only respipe's loaders follow a schedule")
-        return train_epochs(self._contender, schedule, num_images, num_epochs, model, self._settings.device)
+        contender: Any = self._contender
+        return train_epochs(contender.loader, schedule, num_images, num_epochs, model, self._settings.device)
 
 
 class LoaderProcess:
-    """The parent's end of a loader's process. Use as a context manager, so that the process never outlives the run.
+    """The parent's end of a loader's process, with the methods of the :class:`Runner` in it.
+
+    Use it as a context manager, so that the process never outlives the run.
 
     Args:
         name: of the loader; see :mod:`tools.benchmarks.registry`.
@@ -149,23 +150,16 @@ class LoaderProcess:
             self.close()
             raise LoaderUnavailableError(missing)
 
-    def first_batch(self, sizes: tuple[int, ...]) -> float:
-        return self._call("first_batch", sizes)
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """A method of :class:`Runner`, called there."""
+        if method.startswith("_"):
+            raise AttributeError(method)
 
-    def throughput(self, sizes: tuple[int, ...], num_batches: int) -> float:
-        return self._call("throughput", sizes, num_batches)
+        def call(*arguments: object, **options: object) -> Any:
+            self._connection.send((method, arguments, options))
+            return self._receive()
 
-    def fidelity(self, samples: Sequence[str], uniforms: NDArray[np.float64], size: int) -> Fidelity:
-        return self._call("fidelity", samples, uniforms, size)
-
-    def bytes_per_image(self) -> float:
-        return self._call("bytes_per_image")
-
-    def training(self, size: int, num_batches: int, model: str, *, in_memory: bool) -> TrainingRate:
-        return self._call("training", size, num_batches, model, in_memory=in_memory)
-
-    def epochs(self, schedule: str, num_images: int, num_epochs: int, model: str) -> EpochTime:
-        return self._call("epochs", schedule, num_images, num_epochs, model)
+        return call
 
     def close(self) -> None:
         """End the process, by force where it does not end by itself. Safe to call twice."""
@@ -181,10 +175,6 @@ class LoaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, *arguments: object, **options: object) -> Any:
-        self._connection.send((method, arguments, options))
-        return self._receive()
-
     def _receive(self) -> Any:
         if not self._connection.poll(self._stall_timeout):
             raise RuntimeError(f"{self.name} gave no answer within {self._stall_timeout:g} s")
@@ -195,9 +185,18 @@ class LoaderProcess:
 
 
 def start_processes(
-    names: Sequence[str], settings: Settings, stack: ExitStack, *, stall_timeout: float = 600.0
+    names: Sequence[str],
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    required: bool = False,
+    stall_timeout: float = 600.0,
 ) -> dict[str, LoaderProcess]:
-    """Start a process for each loader, all at once; they end with the stack. Those not installed are left out."""
+    """Start a process for each loader, all at once; they end with the stack. Those not installed are left out.
+
+    Raises:
+        LoaderUnavailableError: one is not installed, and all are ``required``.
+    """
     processes: dict[str, LoaderProcess] = {}
     with ThreadPoolExecutor(len(names)) as pool:
         starting = {name: pool.submit(LoaderProcess, name, settings, stall_timeout=stall_timeout) for name in names}
@@ -206,7 +205,7 @@ def start_processes(
         if error is None:
             processes[name] = stack.enter_context(starting[name].result())
     for error in filter(None, errors.values()):
-        if not isinstance(error, LoaderUnavailableError):
+        if required or not isinstance(error, LoaderUnavailableError):
             raise error
         logger.warning("Left out: %s", error)
     return processes

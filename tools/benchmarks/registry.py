@@ -12,7 +12,7 @@ from .contender import Contender, Settings
 BASELINE = "ffcv-500"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LoaderEntry:
     """Where a loader is and what it needs.
 
@@ -36,22 +36,15 @@ class LoaderEntry:
 
 
 def _respipe(title: str, backend: str, file: str | None) -> LoaderEntry:
-    options = {"backend": backend, "file": file}
-    return LoaderEntry(
-        title=f"respipe {title}", module="respipe_loader", attribute="Respipe", options=options, peer=False
-    )
+    return LoaderEntry(f"respipe {title}", "respipe_loader", "Respipe", {"backend": backend, "file": file}, peer=False)
 
 
 LOADERS: Mapping[str, LoaderEntry] = {
-    "ffcv-500": LoaderEntry(
-        title="FFCV 500 px", module="stock_ffcv", attribute="StockFfcv", options={"file": "ffcv-500"}
-    ),
-    "ffcv-256": LoaderEntry(
-        title="FFCV 256 px", module="stock_ffcv", attribute="StockFfcv", options={"file": "ffcv-256"}
-    ),
-    "dali": LoaderEntry(title="DALI", module="stock_dali", attribute="StockDali"),
-    "torchvision": LoaderEntry(title="torchvision", module="torch_loaders", attribute="Torchvision"),
-    "timm": LoaderEntry(title="timm", module="torch_loaders", attribute="Timm"),
+    "ffcv-500": LoaderEntry("FFCV 500 px", "stock_ffcv", "StockFfcv", {"file": "ffcv-500"}),
+    "ffcv-256": LoaderEntry("FFCV 256 px", "stock_ffcv", "StockFfcv", {"file": "ffcv-256"}),
+    "dali": LoaderEntry("DALI", "stock_dali", "StockDali"),
+    "torchvision": LoaderEntry("torchvision", "torch_loaders", "Torchvision"),
+    "timm": LoaderEntry("timm", "torch_loaders", "Timm"),
     "respipe-tiles": _respipe("tiles", "tiles", "pyramid"),
     "respipe-ffcv": _respipe("ffcv", "ffcv", "pyramid"),
     "respipe-dali": _respipe("dali", "dali", "pyramid"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torchvision
@@ -22,15 +21,6 @@ from .contender import Batch
 
 _UNTIMED_STEPS = 3
 _NUM_CLASSES = 1000
-
-
-@runtime_checkable
-class MakesLoaders(Protocol):
-    """A contender that can follow a schedule: respipe's."""
-
-    def loader(self, schedule: Schedule, num_images: int, **options: Any) -> Loader:
-        """A loader of epochs of so many images."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +78,15 @@ class Trainer:
         if schedule is not None:
             model = respipe.adapt(model, schedule)
         criterion = respipe.MRED(len(schedule.sizes)) if isinstance(schedule, RSNet) else _cross_entropy
-        self._both = respipe.AllSizes(model, criterion)
-        self._both.to(device=self._device, memory_format=torch.channels_last).train()
-        self._optimizer = torch.optim.SGD(self._both.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.model = respipe.AllSizes(model, criterion)
+        self.model.to(device=self._device, memory_format=torch.channels_last).train()
+        self._optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step(self, images: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
         """One step of the optimizer; several sizes of an image as RS-Net learns them."""
         self._optimizer.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16):
-            loss = self._both(images, labels)
+            loss = self.model(images, labels)
         loss.backward()
         self._optimizer.step()
 
@@ -134,10 +124,6 @@ class Trainer:
             used_mib=(total - free) / 2**20,
         )
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
-        return self._both.parameters()
-
     def synchronize(self) -> None:
         """Wait until the GPU has done all it was asked to."""
         if self._device.type == "cuda":
@@ -145,12 +131,12 @@ class Trainer:
 
 
 def train_epochs(
-    contender: MakesLoaders, expression: str, num_images: int, num_epochs: int, model: str, device: str
+    make_loader: Callable[..., Loader], expression: str, num_images: int, num_epochs: int, model: str, device: str
 ) -> EpochTime:
     """Train whole epochs of a schedule, after a step at each of its shapes.
 
     Args:
-        contender: makes the loader.
+        make_loader: called with a schedule, the images of an epoch, and further arguments of the loader.
         expression: of the schedule, as ``respipe plan`` takes it.
         num_images: of an epoch.
         num_epochs: whose mean is taken.
@@ -158,7 +144,7 @@ def train_epochs(
     """
     schedule = schedule_from_expression(expression)
     trainer = Trainer(model, device, schedule)
-    with contender.loader(schedule, num_images, dtype=torch.bfloat16) as loader:
+    with make_loader(schedule, num_images, dtype=torch.bfloat16) as loader:
         for images in loader.warmup_shapes():
             first = images[0] if isinstance(images, tuple) else images
             trainer.step(images, torch.zeros(len(first), dtype=torch.int64, device=first.device))
