@@ -146,7 +146,7 @@ class LoaderVisits:
             self._loader.set_epoch(self._sizes.index(size) + len(self._sizes) * self._turns[size])
             self._turns[size] += 1
             # Closing stops the decoding of batches that nobody will ask for, which would slow the next visit down.
-            batches = cast(Generator[tuple[torch.Tensor, torch.Tensor], None, None], iter(self._loader))
+            batches = cast("Generator[tuple[torch.Tensor, torch.Tensor]]", iter(self._loader))
             with contextlib.closing(batches) as stream:
                 next(stream)
                 _synchronize()
