@@ -87,6 +87,7 @@ class BetonDataset:
         self.fields = _read_fields(structure, memory, label_field)
         self._num_samples = structure.num_samples
         self._names: TextTable | None = None
+        self._fingerprint: str | None = None
         self.classes: tuple[str, ...] | None = None
         self.attributes: dict[str, Any] = {}
         if structure.appendix is not None:
@@ -146,9 +147,11 @@ class BetonDataset:
     def buffers(self) -> tuple[Bytes, ...]:
         return (self._open_memory(),)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        return fingerprint_of(self)
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self)
+        return self._fingerprint
 
     @property
     def tiled(self) -> bool:
