@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from respipe.model.calibration import calibrate_batchnorm as calibrate_batchnorm
     from respipe.model.finetune import prepare_finetune as prepare_finetune
     from respipe.storage.open import open_dataset as open_dataset
-    from respipe.training.all_sizes import AllSizes as AllSizes
-    from respipe.training.color_jitter import ColorJitter as ColorJitter
-    from respipe.training.distillation import MRED as MRED
-    from respipe.training.duplicates import average_duplicates as average_duplicates
-    from respipe.training.flips import flip_each_size as flip_each_size
+    from respipe.training.batches import ColorJitter as ColorJitter
+    from respipe.training.batches import average_duplicates as average_duplicates
+    from respipe.training.batches import flip_each_size as flip_each_size
     from respipe.training.gradients import GradientSmoothing as GradientSmoothing
+    from respipe.training.objective import MRED as MRED
+    from respipe.training.objective import AllSizes as AllSizes
 
 __version__ = "0.1.0"
 
 # Where each public name lives; imported on first use, so that `respipe --help` does not wait for torch.
 _HOMES = {
-    "AllSizes": "respipe.training.all_sizes",
-    "ColorJitter": "respipe.training.color_jitter",
+    "AllSizes": "respipe.training.objective",
+    "ColorJitter": "respipe.training.batches",
     "GradientSmoothing": "respipe.training.gradients",
     "Loader": "respipe.loading.loader",
-    "MRED": "respipe.training.distillation",
+    "MRED": "respipe.training.objective",
     "adapt": "respipe.model.adapt",
     "augment": "respipe.augment",
-    "average_duplicates": "respipe.training.duplicates",
+    "average_duplicates": "respipe.training.batches",
     "calibrate_batchnorm": "respipe.model.calibration",
     "convert": "respipe.conversion",
     "cost": "respipe.cost",
     "evaluate": "respipe.evaluation",
     "export": "respipe.conversion",
     "extract": "respipe.model.adapt",
-    "flip_each_size": "respipe.training.flips",
+    "flip_each_size": "respipe.training.batches",
     "inspect": "respipe.conversion",
     "open_dataset": "respipe.storage.open",
     "prepare_finetune": "respipe.model.finetune",

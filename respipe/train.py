@@ -48,12 +48,10 @@ from respipe.runs import (
 from respipe.schedules import Constant, RSNet, Schedule, mean_batch_size
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import open_dataset
-from respipe.training.all_sizes import AllSizes
-from respipe.training.color_jitter import ColorJitter
-from respipe.training.distillation import MRED
-from respipe.training.flips import flip_each_size
+from respipe.training.batches import ColorJitter, flip_each_size
 from respipe.training.gradients import GradientSmoothing
 from respipe.training.meter import EpochMeter
+from respipe.training.objective import MRED, AllSizes
 from respipe.training.passes import GraphedPasses, Passes, mixed_dtype
 from respipe.training.processes import Process, process_group, share_buffers, wrap
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from respipe.conversion.encode import encode
+from respipe.conversion.pyramid import encode
 from respipe.conversion.settings import ConversionSettings
 from respipe.errors import CorruptImageError
 from respipe.storage.dataset import Level

@@ -18,7 +18,7 @@ from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.recipe import RECIPES, Jitter, load_recipe
 from respipe.schedules import TRD, Constant, LowMode, MixSize, RSNet
 from respipe.train import batch_scale, build_batch_transform
-from respipe.training.color_jitter import ColorJitter
+from respipe.training.batches import ColorJitter
 
 ALL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 

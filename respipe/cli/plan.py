@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from respipe.cost.macs import Macs
     from respipe.cost.usage import Usage
-    from respipe.schedules.mean_batch import Mean
+    from respipe.schedules.sequence import Mean
     from respipe.schedules.step import Schedule
 
 _EPOCHS, _BATCH_SIZE = 90, 256
@@ -185,7 +185,7 @@ def plan_report(outline: Outline) -> dict[str, Any]:
 
 
 def _mean_batch_size(outline: Outline, over: Mean) -> float:
-    from respipe.schedules.mean_batch import mean_batch_size
+    from respipe.schedules.sequence import mean_batch_size
 
     return mean_batch_size(
         outline.schedule,

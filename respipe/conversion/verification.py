@@ -1,20 +1,23 @@
-"""Looking for damage in stored datasets."""
+"""Looking for damage in stored datasets, also in the bytes between their images."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from respipe.conversion.sources.folder import FolderSource
 from respipe.conversion.workers import check_num_workers, map_samples
 from respipe.errors import CorruptImageError
 from respipe.storage.beton.dataset import BetonDataset
-from respipe.storage.beton.padding import find_stray_bytes
+from respipe.storage.beton.structure import Structure, read_structure
 from respipe.storage.open import open_dataset
 from respipe.storage.remote import is_url
 from respipe.storage.shards import ShardedDataset, is_sharded
@@ -214,3 +217,50 @@ class _CheckBeton:
         if decoded.image.size != (level.widths[index], level.heights[index]):
             return f"it decodes to {decoded.image.width} x {decoded.image.height} pixels"
         return decoded.warnings[0] if decoded.warnings else None
+
+
+# How much is looked at together, to bound the memory that it takes.
+_CHUNK = 64 << 20
+
+
+def find_stray_bytes(dataset: BetonDataset, *, most: int) -> tuple[int, ...]:
+    """Places of bytes between the parts of a file that are not zero, as respipe writes them.
+
+    They harm nobody, but tell that the file was changed after it was written. With the checksums, which cover all other
+    bytes, no change of the file goes unseen.
+
+    Args:
+        dataset: an open file.
+        most: how many places to return.
+
+    Returns:
+        the first places, rising; none for a file without respipe's appendix, whose gaps may hold anything.
+    """
+    (memory,) = dataset.buffers
+    structure = read_structure(dataset.path, memory)
+    if structure.appendix is None:
+        return ()
+    found: list[int] = []
+    for start, stop in _gaps(_parts(dataset, structure)):
+        for at in range(start, stop, _CHUNK):
+            found += (at + np.flatnonzero(memory[at : min(at + _CHUNK, stop)])[: most - len(found)]).tolist()
+            if len(found) == most:
+                return tuple(found)
+    return tuple(found)
+
+
+def _parts(dataset: BetonDataset, structure: Structure) -> NDArray[np.int64]:
+    """(n, 2) start and end of everything that has a checksum."""
+    assert structure.appendix is not None
+    parts = [np.array([(0, structure.data_start), *structure.appendix.parts], np.int64)]
+    parts.extend(np.stack([level.offsets, level.offsets + level.sizes], axis=1) for level in dataset.levels)
+    end = len(dataset.buffers[0])
+    return np.concatenate([*parts, np.array([[end, end]], np.int64)])
+
+
+def _gaps(parts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Start and end of what lies between parts, which may overlap."""
+    parts = parts[np.argsort(parts[:, 0], kind="stable")]
+    covered = np.maximum.accumulate(parts[:, 1])
+    rows = np.flatnonzero(parts[1:, 0] > covered[:-1])
+    yield from zip(covered[rows].tolist(), parts[rows + 1, 0].tolist(), strict=True)

@@ -33,7 +33,7 @@ def transcode(data: bytes, *, restart_interval: int, max_bytes: int) -> tuple[by
         max_bytes: how long the result may become, but for its header.
 
     Returns:
-        the JPEG, and whether it is tiled, as :func:`respipe.conversion.encode.encode` has it.
+        the JPEG, and whether it is tiled, as :func:`respipe.conversion.pyramid.encode` has it.
 
     Raises:
         TranscodeError: it is not baseline with one scan of 8-bit gray or YCbCr, is damaged, or becomes too long.

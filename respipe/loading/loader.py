@@ -20,17 +20,14 @@ from respipe.backends.base import Interpolation
 from respipe.backends.registry import make_backend
 from respipe.backends.routing import route
 from respipe.checks import check_choice, check_int, check_number
-from respipe.loading.augmentation import Decoded, augment_in_order
-from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
-from respipe.loading.decoding import decode_in_order
+from respipe.loading.decoding import CorruptionGuard, OnCorrupt, decode_in_order
 from respipe.loading.fields import BatchFields, check_fields, check_masks
 from respipe.loading.placement import HandOver, Placement, check_device
-from respipe.loading.position import LoaderState
+from respipe.loading.position import LoaderState, SamplerView
 from respipe.loading.prefetch import WorkAhead, prefetch
-from respipe.loading.sampler_view import SamplerView
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
-from respipe.loading.transform import BatchTransform, Images, transformed
+from respipe.loading.transform import BatchTransform, Decoded, Images, augment_in_order, transformed
 from respipe.normalization import Normalize, mean_and_std
 from respipe.planning.augmentation import Policy as AugmentPolicy
 from respipe.planning.batch import BatchPlan

@@ -16,8 +16,7 @@ from respipe.planning.crops import Crop, Sides
 from respipe.planning.draws import crop_of
 from respipe.planning.epoch import EpochPlan, plan_epoch
 from respipe.planning.policy import SamplingPolicy
-from respipe.schedules.mean_batch import mean_batch_size
-from respipe.schedules.sequence import kinds_of, tally
+from respipe.schedules.sequence import kinds_of, mean_batch_size, tally
 from respipe.schedules.step import Schedule, Step
 
 logger = logging.getLogger(__name__)

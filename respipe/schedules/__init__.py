@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from respipe.schedules.constant import Constant
 from respipe.schedules.lowmode import LowMode
-from respipe.schedules.mean_batch import mean_batch_size
 from respipe.schedules.mixsize import MixSize
 from respipe.schedules.multicrop import MultiCrop
 from respipe.schedules.progressive import Progressive
 from respipe.schedules.rsnet import RSNet
+from respipe.schedules.sequence import mean_batch_size
 from respipe.schedules.step import Schedule, Step, View
 from respipe.schedules.trd import TRD
 

@@ -1,16 +1,16 @@
-"""The steps of one epoch in compact form."""
+"""The steps of an epoch in compact form, and the mean batch of several epochs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.checks import check_int
+from respipe.checks import check_choice, check_int
 from respipe.schedules.step import Schedule, Step
 
 
@@ -89,3 +89,38 @@ def steps_per_epoch(epoch: int, *, num_samples: int, batch_size: int) -> int:
 def uniform_steps(step: Step, count: int) -> Steps:
     """``count`` times the same step."""
     return Steps((step,), np.zeros(count, dtype=np.int64))
+
+
+Mean = Literal["steps", "samples"]
+
+
+def mean_batch_size(
+    schedule: Schedule, *, epochs: Iterable[int], num_samples: int, batch_size: int, over: Mean = "steps"
+) -> float:
+    """Mean number of samples in a global batch; copies of a sample count once.
+
+    Two readings of MixSize's "average batch" (arXiv 1908.08986): over the "steps", N / T for N samples used in T steps;
+    or over the "samples", the size of the batch that a sample is in on average. With the default weighting of
+    :class:`MixSize` the latter is the mean of the batch sizes B_i by their probabilities p_i, sum of p_i B_i. It is
+    never the smaller one.
+
+    Args:
+        schedule: any schedule.
+        epochs: numbers of the epochs that count; at least one.
+        num_samples: samples in the dataset.
+        batch_size: global batch size at the schedule's base size.
+        over: which mean.
+
+    Raises:
+        ValueError: there is no epoch, or the dataset is too small for the schedule.
+    """
+    check_choice("over", over, get_args(Mean))
+    counts: Counter[Step] = Counter()
+    for epoch in epochs:
+        counts.update(tally(schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)))
+    num_used = sum(count * step.batch_size for step, count in counts.items())
+    if num_used == 0:
+        raise ValueError("`epochs` must name at least one epoch; got none.")
+    if over == "steps":
+        return num_used / sum(counts.values())
+    return sum(count * step.batch_size**2 for step, count in counts.items()) / num_used

@@ -20,9 +20,8 @@ from respipe.backends.dali.backend import DaliBackend
 from respipe.backends.dali.pipeline import DaliPipeline, Variant
 from respipe.backends.reference import crop_and_resize
 from respipe.backends.registry import make_backend
-from respipe.backends.routing import route
+from respipe.backends.routing import hull, route
 from respipe.errors import CorruptImageError
-from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 from respipe.storage.upright import decode

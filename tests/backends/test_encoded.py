@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from respipe.backends.encoded import CropReader
-from respipe.backends.routing import route
+from respipe.backends.routing import hull, route
 from respipe.errors import CorruptImageError
 from respipe.jpeg.cut import cut
-from respipe.planning.boxes import hull
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
 from tests import plans

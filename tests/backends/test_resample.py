@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from respipe.backends.reference import crop_and_resize
-from respipe.planning.boxes import hull
+from respipe.backends.routing import hull
 from tests.memory_dataset import smooth_image
 
 resample = pytest.importorskip("respipe.backends.ffcv.resample", reason="Numba is not installed").resample

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from respipe.conversion.encode import encode
+from respipe.conversion.pyramid import encode
 from respipe.conversion.settings import ConversionSettings, Subsampling
 from respipe.jpeg.header import read_header, segments
 from respipe.jpeg.huffman import AC_CHROMA, AC_LUMA, DC_CHROMA, DC_LUMA

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from respipe.conversion.encode import encode
-from respipe.conversion.pyramid import build_pyramid
+from respipe.conversion.pyramid import build_pyramid, encode
 from respipe.conversion.settings import ConversionSettings
 from respipe.jpeg.header import read_header
 from respipe.jpeg.index import read_index

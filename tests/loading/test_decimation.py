@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import respipe
-from respipe.loading.decimation import blur_and_decimate
+from respipe.loading.placement import blur_and_decimate
 from respipe.schedules import Constant, LowMode
 from tests.memory_dataset import MemoryDataset
 

@@ -10,8 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F
 
-from respipe.loading.decimation import blur_and_decimate
-from respipe.loading.placement import HandOver, Placement, check_device, normalized
+from respipe.loading.placement import HandOver, Placement, blur_and_decimate, check_device, normalized
 from respipe.normalization import mean_and_std
 
 CPU = torch.device("cpu")

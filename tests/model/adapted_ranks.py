@@ -11,8 +11,7 @@ from torch import nn
 from respipe.model.adapt import adapt
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import LowMode, RSNet
-from respipe.training.all_sizes import AllSizes
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED, AllSizes
 from tests.torchrun import one_of_the_ranks
 
 

@@ -16,8 +16,7 @@ import respipe
 from respipe.model._routing import Route
 from respipe.model.batchnorm import make_batchnorm_per_size
 from respipe.schedules import LowMode, RSNet
-from respipe.training.all_sizes import AllSizes
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED, AllSizes
 
 SIZES = (16, 12, 8)
 

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from respipe.model.batchnorm import make_batchnorm_per_size, make_batchnorm_shared
 from respipe.model.calibration import calibrate_batchnorm
 from respipe.model.resnet_cifar import ResNetCifar
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED
 
 SIZES = (16, 24, 32)
 

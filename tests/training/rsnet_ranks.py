@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from respipe.training.all_sizes import AllSizes
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED, AllSizes
 from tests.torchrun import one_of_the_ranks
 
 

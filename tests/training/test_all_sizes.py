@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from respipe.model.adapt import adapt
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.schedules import RSNet
-from respipe.training.all_sizes import AllSizes
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED, AllSizes
 
 SIZES = (16, 12, 8)
 LABELS = torch.tensor([0, 2, 1, 2, 0])

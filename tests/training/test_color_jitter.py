@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 import respipe
 from respipe.normalization import PRESETS
-from respipe.training.color_jitter import ColorJitter
+from respipe.training.batches import ColorJitter
 from tests.loaders import make
 from tests.memory_dataset import MemoryDataset
 

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from respipe.training.distillation import MRED
+from respipe.training.objective import MRED
 
 Array = NDArray[np.float64]
 

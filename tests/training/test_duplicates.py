@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import respipe
 from respipe.schedules import MixSize
-from respipe.training.duplicates import average_duplicates
+from respipe.training.batches import average_duplicates
 
 
 def test_copies_of_a_sample_are_adjacent() -> None:

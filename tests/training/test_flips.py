@@ -4,7 +4,7 @@ import torch
 
 from respipe.sampling import WholeImage
 from respipe.schedules import RSNet
-from respipe.training.flips import flip_each_size
+from respipe.training.batches import flip_each_size
 from tests.loaders import make
 from tests.memory_dataset import MemoryDataset
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from respipe.backends.reference import crop_and_resize
-from respipe.planning.boxes import hull
+from respipe.backends.routing import hull
 from tests.backends.tiles.jpegs import SUBSAMPLINGS, decode_crops, encode, noise
 from tests.memory_dataset import smooth_image
 

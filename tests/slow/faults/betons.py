@@ -17,13 +17,13 @@ from respipe.conversion import convert
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.settings import ConversionSettings
 from respipe.conversion.sources.beton import BetonSource
+from respipe.conversion.verification import find_stray_bytes
 from respipe.errors import CorruptImageError, MissingBackendError, RespipeError, StorageError
 from respipe.loading.loader import Loader
 from respipe.schedules import Constant
 from respipe.storage.beton import dataset as beton
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.format import HEADER
-from respipe.storage.beton.padding import find_stray_bytes
 from respipe.storage.dataset import Bytes
 from respipe.storage.upright import BrokenImageError
 

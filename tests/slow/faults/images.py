@@ -15,8 +15,7 @@ from PIL import Image
 from respipe.backends.base import Backend
 from respipe.backends.registry import make_backend
 from respipe.backends.routing import route
-from respipe.conversion.encode import encode
-from respipe.conversion.pyramid import build_pyramid
+from respipe.conversion.pyramid import build_pyramid, encode
 from respipe.conversion.settings import ConversionSettings
 from respipe.errors import CorruptImageError
 from respipe.jpeg import cut as cutting

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from respipe.backends.reference import crop_and_resize
+from respipe.backends.routing import hull
 from respipe.jpeg import cut as cutting
 from respipe.jpeg.header import JpegError
-from respipe.planning.boxes import hull
 from respipe.storage.upright import FORMATS
 
 Pixels = NDArray[np.uint8]

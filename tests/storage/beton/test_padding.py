@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from respipe.conversion.verification import find_stray_bytes
 from respipe.storage import BetonDataset
-from respipe.storage.beton.padding import find_stray_bytes
 from tests.small_pages import PAGE_SIZE, convert_small
 from tests.storage.plain_beton import write_plain_beton
 

@@ -1,7 +1,8 @@
-"""Colour jitter of whole batches on their device, drawn for each image on its own."""
+"""What is done to whole batches: colour jitter, a flip for each size, means over the copies of a sample."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,3 +109,64 @@ class ColorJitter:
             pixels.mul_(factor.unsqueeze(1)).add_(other.unsqueeze(1)).clamp_(0, 1)
         pixels.mul_(scale / std).sub_(mean / std)
         result.copy_(pixels.round_() if images.dtype == torch.uint8 else pixels)
+
+
+def flip_each_size(
+    images: torch.Tensor | Sequence[torch.Tensor], labels: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Mirror every image left to right with probability 1/2, on its own at every size.
+
+    RSNet shows the same crop, mirrored alike, at all sizes. The released code of RS-Nets (arXiv 2007.09558) draws the
+    flip for each size; as ``batch_transform`` of :class:`respipe.Loader`, which seeds it for each step and rank, this
+    does the same::
+
+        respipe.Loader(
+            data, RSNet((224, 160)), batch_size=256, flip_probability=0.0, batch_transform=respipe.flip_each_size
+        )
+
+    Draws from torch's random state on the device of the images.
+
+    Args:
+        images: (N, C, S, S) tensors of any dtype, one for each size.
+        labels: handed on.
+
+    Returns:
+        new images, in the memory format that they had, and ``labels``.
+    """
+    sizes = (images,) if isinstance(images, torch.Tensor) else images
+    return tuple(_flipped(one) for one in sizes), labels
+
+
+def _flipped(images: torch.Tensor) -> torch.Tensor:
+    is_flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(is_flipped, images.flip(-1), images)
+
+
+def average_duplicates(values: torch.Tensor, duplicates: int) -> torch.Tensor:
+    """Average what belongs to the copies of each sample: losses in training, outputs in evaluation.
+
+    The plain mean of a batch's losses is already the mean of these averages, so a criterion with its usual
+    ``reduction="mean"`` needs no help. To weight or select samples::
+
+        losses = cross_entropy(model(images), labels, reduction="none")          # (B * D,)
+        loss = (weights * average_duplicates(losses, plan.step.duplicates)).sum()  # with_spec=True yields the plan
+
+    Args:
+        values: (B * D, ...) floating, sample-major: the copies of a sample are adjacent, as :class:`respipe.Loader`
+            yields them.
+        duplicates: D, copies of each sample: ``plan.step.duplicates`` of the batch's plan.
+
+    Returns:
+        (B, ...), of the dtype and on the device of ``values``.
+
+    Raises:
+        ValueError: ``duplicates`` is less than 1 or does not divide the length of ``values``.
+    """
+    if duplicates < 1:
+        raise ValueError(f"`duplicates` must be at least 1; got {duplicates}. Pass the step's `duplicates`.")
+    if values.ndim == 0 or len(values) % duplicates:
+        raise ValueError(
+            f"`values` must hold {duplicates} copies of each sample; got shape {tuple(values.shape)}. Pass one value "
+            'per image (reduction="none") and the `duplicates` of the same step.'
+        )
+    return values.reshape(len(values) // duplicates, duplicates, *values.shape[1:]).mean(dim=1)
