@@ -20,8 +20,8 @@ from matplotlib.patches import Rectangle
 
 from respipe.errors import MissingBackendError
 from respipe.plots import plot_accuracy, plot_batch, plot_runs, plot_schedule, plot_throughput
-from respipe.plots.accuracy import accuracy_figure
 from respipe.plots.batch import batch_figure, compose
+from respipe.plots.evaluation import accuracy_figure
 from respipe.plots.runs import runs_figure
 from respipe.plots.schedule import schedule_figure
 from respipe.plots.style import spread

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from respipe.plots.accuracy import plot_accuracy
-from respipe.plots.activations import plot_activations
 from respipe.plots.batch import plot_batch
 from respipe.plots.crop import plot_crop
-from respipe.plots.evaluation import plot_evaluation
+from respipe.plots.evaluation import plot_accuracy, plot_activations, plot_evaluation
 from respipe.plots.runs import plot_runs
 from respipe.plots.schedule import plot_schedule
 from respipe.plots.throughput import plot_throughput

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 from respipe.evaluation import Activations
 from respipe.plots import plot_activations
-from respipe.plots.activations import activations_figure
+from respipe.plots.evaluation import activations_figure
 
 
 def activations(size: int, zeros: float) -> Activations:
