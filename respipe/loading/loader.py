@@ -20,8 +20,9 @@ from respipe.backends.base import Interpolation
 from respipe.backends.registry import make_backend
 from respipe.backends.routing import route
 from respipe.checks import check_choice, check_int, check_number
+from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.current_backend import BackendInUse, CurrentBackend
-from respipe.loading.decoding import CorruptionGuard, OnCorrupt, decode_in_order
+from respipe.loading.decoding import decode_in_order
 from respipe.loading.fields import BatchFields, check_fields, check_masks
 from respipe.loading.placement import HandOver, Placement, check_device
 from respipe.loading.position import LoaderState, SamplerView

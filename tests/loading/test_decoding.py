@@ -13,7 +13,8 @@ from respipe.backends.pool import PooledBackend
 from respipe.backends.reference import decode_part
 from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
-from respipe.loading.decoding import CorruptionGuard, OnCorrupt, decode_in_order
+from respipe.loading.corruption import CorruptionGuard, OnCorrupt
+from respipe.loading.decoding import decode_in_order
 from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from tests.memory_dataset import MemoryDataset
