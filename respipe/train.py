@@ -148,7 +148,7 @@ def train(
     with process_group(recipe.runtime.device) as process:
         run = prepare(recipe, process, data=data, val=val, output=output, init=init)
         with run.loader:
-            train_epochs(run, restore(run, resume=resume), on_progress or _show_nothing)
+            train_epochs(run, restore(run, resume=resume), on_progress or (lambda what, done, total: None))
         history = run.history
         del run  # and what it holds of the process group, which is about to end
     return history
@@ -410,7 +410,7 @@ def _accuracies(results: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
 def open_log(run: Run) -> Generator[Callable[..., None]]:
     """Write the log's first line and give what writes the others; on the main process only."""
     if not run.process.is_main:
-        yield _write_nothing
+        yield lambda event, **fields: None
         return
     with closing(LogWriter(run.output, tensorboard=run.recipe.runtime.tensorboard)) as log:
         if run.loader.epoch or run.loader.step:
@@ -431,14 +431,6 @@ def open_log(run: Run) -> Generator[Callable[..., None]]:
                 macs={str(size): count(size) for size in run.loader.schedule.sizes},
             )
         yield log.write
-
-
-def _show_nothing(_what: str, _done: int, _total: int) -> None:
-    pass
-
-
-def _write_nothing(_event: str, **_fields: Any) -> None:
-    pass
 
 
 # --- Data, loss and optimizer -----------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import logging
 import os
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from respipe.errors import ConversionError
@@ -102,9 +101,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
 

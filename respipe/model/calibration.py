@@ -15,7 +15,7 @@ from torch import nn
 
 from respipe.errors import NoEffectWarning
 from respipe.model.batchnorm import BatchNorm, PerSizeBatchNorm, statistics_holders, tracking_batchnorms
-from respipe.model.network import unwrapped
+from respipe.model.network import evaluation_mode, unwrapped
 from respipe.processes import check_group
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -135,7 +135,6 @@ def _measuring(network: nn.Module) -> Generator[dict[str, torch.Tensor]]:
     norms, holders = tracking_batchnorms(network).values(), statistics_holders(network)
     buffers = [buffer for holder in holders.values() for buffer in holder.buffers(recurse=False)]
     kept = [buffer.clone() for buffer in buffers]
-    modes = {module: module.training for module in cast(Iterable[nn.Module], network.modules())}
     momenta = {norm: norm.momentum for norm in norms}
     sums, names = dict[str, torch.Tensor](), {holder: name for name, holder in holders.items()}
     for name, holder in holders.items():
@@ -143,20 +142,18 @@ def _measuring(network: nn.Module) -> Generator[dict[str, torch.Tensor]]:
         sums[name] = mean.new_zeros(2 * len(mean) + 1, dtype=torch.float64)
     hooks = [norm.register_forward_hook(partial(_add_batch, sums, names)) for norm in norms]
     try:
-        network.eval()
-        for norm in norms:
-            norm.training, norm.momentum = True, 1.0  # with which the running statistics are those of the last batch
-        for holder in holders.values():
-            cast(torch.Tensor, holder.running_mean).zero_()
-            cast(torch.Tensor, holder.running_var).fill_(1)  # what is not finite would stay so even at momentum 1
-        yield sums
+        with evaluation_mode(network):
+            for norm in norms:
+                norm.training, norm.momentum = True, 1.0  # running statistics are then those of the last batch
+            for holder in holders.values():
+                cast(torch.Tensor, holder.running_mean).zero_()
+                cast(torch.Tensor, holder.running_var).fill_(1)  # what is not finite would stay so even at momentum 1
+            yield sums
     finally:
         for hook in hooks:
             hook.remove()
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
         for buffer, values in zip(buffers, kept, strict=True):
             buffer.copy_(values)
 

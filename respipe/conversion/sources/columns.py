@@ -206,17 +206,23 @@ def parsed_labels(texts: Sequence[Any]) -> list[Any]:
     return [text.strip() or None if isinstance(text, str) else text for text in texts]
 
 
-def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+def json_row(data: str | bytes) -> dict[str, Any]:
     """The values of a JSON object, in which bytes are ``{"base64": "..."}``; see :func:`respipe.export`.
 
     Raises:
-        ValueError: they are no base64.
+        ValueError: it is no JSON object, or such bytes are no base64.
     """
+    try:
+        found = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deep") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it is no JSON object: {data.strip()!r:.80}")
     return {
         name: base64.b64decode(cast("dict[str, str]", value)["base64"], validate=True)
         if isinstance(value, dict) and [*cast("dict[str, Any]", value)] == ["base64"]
         else value
-        for name, value in row.items()
+        for name, value in cast("dict[str, Any]", found).items()
     }
 
 

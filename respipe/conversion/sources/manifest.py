@@ -23,7 +23,7 @@ from respipe.conversion.sources.columns import (
     PATHS,
     FieldKinds,
     fingerprint_of,
-    from_json,
+    json_row,
     label_column,
     logger,
     parsed,
@@ -77,13 +77,7 @@ class _Table:
         text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         if self.columns:
             return self.named(next(csv.reader(io.StringIO(text, newline=""), _dialect(self.path)), list[str]()))
-        try:
-            found = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("its JSON is nested too deep") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"it is no JSON object: {text.strip()!r:.80}")
-        return from_json(cast("dict[str, Any]", found))
+        return json_row(text)
 
     def named(self, cells: Sequence[str]) -> dict[str, Any]:
         """The cells of a line by their columns' names."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import re
 import tarfile
@@ -13,7 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from respipe.conversion.sources.columns import (
     LABELS,
     FieldKinds,
     fingerprint_of,
-    from_json,
+    json_row,
     label_column,
     logger,
     parsed_labels,
@@ -126,7 +125,7 @@ class ShardSource:
         fault = None
         if _JSON in members:
             try:
-                row = _row(_read(descriptor, members[_JSON]))
+                row = json_row(_read(descriptor, members[_JSON]))
             except ValueError as error:
                 fault = CorruptImageError(f"its JSON cannot be read: {error}", index=index)
             kinds.add(row)
@@ -185,7 +184,7 @@ class ShardSource:
         """A field of a sample: one file, or what a JSON has under a key."""
         data = self.member(index, extension)
         try:
-            return _row(data).get(key) if key else data.decode() if extension in _TEXT else data
+            return json_row(data).get(key) if key else data.decode() if extension in _TEXT else data
         except ValueError as error:
             raise CorruptImageError(f"its .{extension} cannot be read: {error}", index=index) from error
 
@@ -221,21 +220,6 @@ class _Places:
 
 def _read(descriptor: int, place: tuple[int, int]) -> bytes:
     return os.pread(descriptor, place[1], place[0])
-
-
-def _row(data: bytes) -> dict[str, Any]:
-    """What a sample's JSON holds.
-
-    Raises:
-        ValueError: it is no JSON object.
-    """
-    try:
-        found = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("its JSON is nested too deep") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"it is no JSON object: {data!r:.80}")
-    return from_json(cast("dict[str, Any]", found))
 
 
 def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, str, tuple[int, int], str]]:
