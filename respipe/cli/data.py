@@ -103,37 +103,18 @@ def convert(
 
     On the fourth of 16 machines: respipe convert imagenet/train train/ --shards 64 --part 3/16
     """
+    options: dict[str, Any] = {**locals(), "fields": fields or (), "num_workers": workers}
+    del options["workers"], options["as_json"]  # all others are arguments of the function by the same names
+
     from respipe.conversion import TooManyCorruptError
     from respipe.conversion import convert as convert_images
 
-    options: dict[str, Any] = {
-        "levels": levels,
-        "quality": quality,
-        "subsampling": subsampling,
-        "restart_interval": restart_interval,
-        "keep": keep,
-        "fields": fields or (),
-        "classes_from": classes_from,
-        "format": format,
-        "label_field": label_field,
-        "labels": labels,
-        "split": split,
-        "shards": shards,
-        "part": part,
-        "engine": engine,
-    }
     error: TooManyCorruptError | None = None
     try:
         with progress_of_parts() as on_progress:
             expected = _expected_size(target)
             report = convert_images(
-                source,
-                target,
                 **options,
-                num_workers=workers,
-                allow_corrupt=allow_corrupt,
-                max_pixels=max_pixels,
-                overwrite=overwrite,
                 progress=lambda done, total: on_progress(f"converting{expected(done, total)}", done, total),
             )
     except TooManyCorruptError as too_many:

@@ -10,9 +10,7 @@ other work on the machine disturbs little. Rounds visit all of them in turn.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +24,8 @@ from torchvision.transforms import v2
 from respipe import augment
 from respipe.augment.operations import resolve
 from respipe.planning.augmentation import Canvas, plan_augmentation
+
+from .report import medians, race, times_faster, write_json
 
 BATCH = 64
 POLICIES: dict[str, tuple[tuple[Any, ...], Any]] = {
@@ -116,23 +116,13 @@ def main() -> None:
             }
             if next(makers["dali"], None) is None:
                 del makers["dali"]
-            for batches in makers.values():
-                next(batches)
-            times: dict[str, list[float]] = {contender: [] for contender in makers}
-            for _ in range(options.rounds):
-                for contender, batches in makers.items():
-                    times[contender].append(microseconds(batches, options.batches))
-            medians = {contender: round(statistics.median(one), 1) for contender, one in times.items()}
-            ratios = {
-                contender: round(statistics.median(b / a for a, b in zip(times["respipe"], one, strict=True)), 2)
-                for contender, one in times.items()
-                if contender != "respipe"
-            }
-            results.append({"policy": name, "size": size, "microseconds_per_image": medians, "times_faster": ratios})
+            times = race(makers, options.rounds, lambda batches: microseconds(batches, options.batches))
+            measured = {"microseconds_per_image": medians(times, 1), "times_faster": times_faster(times)}
+            results.append({"policy": name, "size": size, **measured})
             print(results[-1], flush=True)
     report = {"cpu": platform.processor() or platform.machine(), "batch": BATCH, "results": results}
     if options.output:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.output, report)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from respipe.schedules import MultiCrop, View
 
 from .contender import folder_samples
 from .prepare import prepare_files
+from .report import medians, race, times_faster, write_json
 
 BATCH = 64
 VIEWS = ((224, 2, (0.32, 1.0)), (96, 8, (0.05, 0.32)))
@@ -136,29 +136,19 @@ def main() -> None:
         "torchvision": with_torchvision(options.data),
         "ffcv": with_ffcv(files["ffcv-500"], options.threads),
     }
-    times: dict[str, list[float]] = {name: [] for name in makers}
-    for batches in makers.values():
-        next(batches)
-    for _ in range(options.rounds):
-        for name, batches in makers.items():
-            times[name].append(milliseconds(batches, options.batches))
-        print({name: round(found[-1], 2) for name, found in times.items()}, flush=True)
+    times = race(makers, options.rounds, lambda batches: milliseconds(batches, options.batches))
     report = {
         "cpu": platform.processor() or platform.machine(),
         "threads": options.threads,
         "batch": BATCH,
         "views": [{"size": size, "count": count, "scale": scale} for size, count, scale in VIEWS],
-        "milliseconds_per_sample": {name: round(statistics.median(found), 2) for name, found in times.items()},
-        "samples_per_core_second": {name: round(1e3 / statistics.median(found), 1) for name, found in times.items()},
-        "times_faster": {
-            name: round(statistics.median(b / a for a, b in zip(times["respipe"], found, strict=True)), 2)
-            for name, found in times.items()
-            if name != "respipe"
-        },
+        "milliseconds_per_sample": medians(times, 2),
+        "samples_per_core_second": {name: round(1e3 / time, 1) for name, time in medians(times, 6).items()},
+        "times_faster": times_faster(times),
     }
     print(json.dumps(report, indent=1))
     if options.output:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.output, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,33 @@ def show_table(console: Console, columns: Columns, rows: Sequence[Row], *, as_ma
         console.print(to_markdown(columns, rows), soft_wrap=True, highlight=False, markup=False)
     else:
         console.print(to_table(columns, rows))
+
+
+def race(
+    makers: Mapping[str, Iterator[object]], rounds: int, visit: Callable[[Iterator[object]], float]
+) -> dict[str, list[float]]:
+    """What visits to each of some streams of batches measured: in rounds of all in turn, once each has made a batch."""
+    for batches in makers.values():
+        next(batches)
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(rounds):
+        for name, batches in makers.items():
+            times[name].append(visit(batches))
+    return times
+
+
+def medians(times: Mapping[str, Sequence[float]], digits: int) -> dict[str, float]:
+    """The median of each one's rounds."""
+    return {name: round(statistics.median(found), digits) for name, found in times.items()}
+
+
+def times_faster(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """How many times longer than the first one each other takes: medians of the ratios within the rounds."""
+    first, *others = times
+    return {
+        name: round(statistics.median(b / a for a, b in zip(times[first], times[name], strict=True)), 2)
+        for name in others
+    }
 
 
 def write_json(file: Path, report: Mapping[str, Any]) -> None:
