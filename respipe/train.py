@@ -410,7 +410,7 @@ def _accuracies(results: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
 def open_log(run: Run) -> Generator[Callable[..., None]]:
     """Write the log's first line and give what writes the others; on the main process only."""
     if not run.process.is_main:
-        yield lambda event, **fields: None
+        yield _write_nothing
         return
     with closing(LogWriter(run.output, tensorboard=run.recipe.runtime.tensorboard)) as log:
         if run.loader.epoch or run.loader.step:
@@ -431,6 +431,10 @@ def open_log(run: Run) -> Generator[Callable[..., None]]:
                 macs={str(size): count(size) for size in run.loader.schedule.sizes},
             )
         yield log.write
+
+
+def _write_nothing(_event: str, **_fields: Any) -> None:
+    pass
 
 
 # --- Data, loss and optimizer -----------------------------------------------------------------------------------------
