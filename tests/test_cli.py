@@ -57,7 +57,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_unencodable_names_are_escaped_instead_of_ending_the_command(tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", "from respipe.cli import main; main()", "plan", "bl\u00f6d\u4e2d"],
+        [sys.executable, "-m", "respipe", "plan", "bl\u00f6d\u4e2d"],
         capture_output=True,
         text=True,
         check=False,

@@ -73,6 +73,11 @@ def test_only_backends_import_an_engine() -> None:
     assert importers <= {"backends"}
 
 
+def test_numba_is_imported_in_one_place() -> None:
+    importers = {file.name for file in FILES if any(name.split(".")[0] == "numba" for name in imports_of(file))}
+    assert importers == {"compilation.py"}
+
+
 def test_planning_needs_numpy_only() -> None:
     planning = [file for file in FILES if part_of(file) in {"rng", "checks", "schedules", "planning", "sampling"}]
     roots = {name.split(".")[0] for file in planning for name in imports_of(file)}

@@ -6,13 +6,12 @@ of the last bit.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.jpeg.compilation import compiled
 from respipe.planning.augmentation import Op
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 Image = NDArray[np.uint8]
 
 _AFFINE, _BRIGHTNESS, _SATURATION, _CONTRAST = int(Op.SHEAR_X), int(Op.BRIGHTNESS), int(Op.SATURATION), int(Op.CONTRAST)
@@ -27,7 +26,7 @@ _BLUR, _ERASE = int(Op.BLUR), int(Op.ERASE)
 _MIX_BEGIN, _MIX_ADD = int(Op.MIX_BEGIN), int(Op.MIX_ADD)
 
 
-@_jit
+@compiled
 def augment_images(images: NDArray[np.uint8], operations: NDArray[np.uint8], values: NDArray[np.float64]) -> None:
     """Carry out operations in place.
 
@@ -50,7 +49,7 @@ def augment_images(images: NDArray[np.uint8], operations: NDArray[np.uint8], val
                 _change_colours(images[i], code, np.float32(value[0]))
 
 
-@_jit
+@compiled
 def _change_values(pixels: NDArray[np.uint8], code: int, amount: float) -> None:
     """Operations on one value at a time."""
     if code == _BRIGHTNESS:
@@ -63,7 +62,7 @@ def _change_values(pixels: NDArray[np.uint8], code: int, amount: float) -> None:
         pixels[:] = ~pixels
 
 
-@_jit
+@compiled
 def _change_colours(image: Image, code: int, amount: np.float32) -> None:
     """Operations on one pixel at a time, some of which know all of the image's colours."""
     if code == _SATURATION:
@@ -82,7 +81,7 @@ def _change_colours(image: Image, code: int, amount: np.float32) -> None:
                 image[y, x] = np.uint8(_grey(image, y, x))
 
 
-@_jit
+@compiled
 def _change_places(
     image: Image, code: int, value: NDArray[np.float64], source: Image, total: NDArray[np.float32]
 ) -> None:
@@ -100,7 +99,7 @@ def _change_places(
             _sharpen(source, np.float32(value[0]), image)
 
 
-@_jit
+@compiled
 def _mix(image: Image, code: int, weight: np.float32, kept: Image, total: NDArray[np.float32]) -> None:
     pixels = image.reshape(-1)
     if code == _MIX_BEGIN:
@@ -113,18 +112,18 @@ def _mix(image: Image, code: int, weight: np.float32, kept: Image, total: NDArra
         pixels[:] = total.astype(np.uint8)
 
 
-@_jit
+@compiled
 def _grey(image: Image, y: int, x: int) -> np.float32:
     red, green, blue = np.float32(image[y, x, 0]), np.float32(image[y, x, 1]), np.float32(image[y, x, 2])
     return red * np.float32(0.2989) + green * np.float32(0.587) + blue * np.float32(0.114)
 
 
-@_jit
+@compiled
 def _clamped(value: np.float32) -> np.uint8:
     return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
-@_jit
+@compiled
 def _saturate(image: Image, factor: np.float32) -> None:
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -133,7 +132,7 @@ def _saturate(image: Image, factor: np.float32) -> None:
                 image[y, x, channel] = _clamped(np.float32(image[y, x, channel]) * factor + rest)
 
 
-@_jit
+@compiled
 def _contrast(image: Image, factor: np.float32) -> None:
     total = 0
     for y in range(image.shape[0]):
@@ -145,7 +144,7 @@ def _contrast(image: Image, factor: np.float32) -> None:
         pixels[k] = _clamped(np.float32(pixels[k]) * factor + rest)
 
 
-@_jit
+@compiled
 def _sharpen(source: Image, factor: np.float32, image: Image) -> None:
     """Mix the inside with its blur by (1, 1, 1; 1, 5, 1; 1, 1, 1) / 13, which is never halfway between integers."""
     stride = 3 * image.shape[1]
@@ -162,7 +161,7 @@ def _sharpen(source: Image, factor: np.float32, image: Image) -> None:
             after[y * stride + k] = _clamped(value + (blurred - value) * (np.float32(1) - factor))
 
 
-@_jit
+@compiled
 def _shift_hue(image: Image, shift: np.float32) -> None:
     """By the hexagonal model: channel = value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + 6 hue) mod 6."""
     scale = np.float32(1 / 255)
@@ -185,7 +184,7 @@ def _shift_hue(image: Image, shift: np.float32) -> None:
                 image[y, x, channel] = np.uint8((high - chroma * part) * np.float32(255.999))
 
 
-@_jit
+@compiled
 def _look_up(image: Image, table: NDArray[np.uint8]) -> None:
     """Replace values by those of a (3, 256) table."""
     for y in range(image.shape[0]):
@@ -194,7 +193,7 @@ def _look_up(image: Image, table: NDArray[np.uint8]) -> None:
                 image[y, x, channel] = table[channel, image[y, x, channel]]
 
 
-@_jit
+@compiled
 def _histograms(image: Image) -> NDArray[np.int64]:
     counts = np.zeros((3, 256), np.int64)
     for y in range(image.shape[0]):
@@ -204,7 +203,7 @@ def _histograms(image: Image) -> NDArray[np.int64]:
     return counts
 
 
-@_jit
+@compiled
 def _autocontrast(image: Image) -> None:
     counts = _histograms(image)
     table = np.empty((3, 256), np.uint8)
@@ -220,7 +219,7 @@ def _autocontrast(image: Image) -> None:
     _look_up(image, table)
 
 
-@_jit
+@compiled
 def _equalize(image: Image) -> None:
     counts = _histograms(image)
     table = np.empty((3, 256), np.uint8)
@@ -234,7 +233,7 @@ def _equalize(image: Image) -> None:
     _look_up(image, table)
 
 
-@_jit
+@compiled
 def _blur(image: Image, sigma: np.float32, total: NDArray[np.float32]) -> None:
     """Two passes over the image continued by its reflection; ``total`` is scratch memory of its size."""
     size, width = image.shape[0], 3 * image.shape[1]
@@ -269,7 +268,7 @@ def _blur(image: Image, sigma: np.float32, total: NDArray[np.float32]) -> None:
             pixels[y, x] = np.uint8(np.rint(line[x]))
 
 
-@_jit
+@compiled
 def _affine(source: Image, value: NDArray[np.float64], image: Image) -> None:
     """Read each pixel where the matrix says, as ``grid_sample`` with coordinates from -1 to 1 does."""
     size = image.shape[0]
@@ -294,7 +293,7 @@ def _affine(source: Image, value: NDArray[np.float64], image: Image) -> None:
                 image[y, x, channel] = source[at_y, at_x, channel] if inside else fill[channel]
 
 
-@_jit
+@compiled
 def _interpolate(
     source: Image, row: np.float32, column: np.float32, value: NDArray[np.float64], pixel: NDArray[np.uint8]
 ) -> None:

@@ -1,7 +1,11 @@
-"""How respipe compiles its loops with Numba: without the GIL, and once per machine instead of once per process."""
+"""How respipe compiles its loops with Numba: without the GIL, and once per machine instead of once per process.
+
+Nothing else imports Numba.
+"""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import logging
@@ -13,9 +17,37 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
-from numba.core import config
 
+@contextlib.contextmanager
+def _importable_print() -> Generator[None]:
+    """Let Numba be imported where a training script has put a function of its own in place of ``print``.
+
+    Many do, to silence all ranks but one. Numba looks for ``print`` where it says it was defined, and must find it.
+    """
+    replaced = builtins.print
+
+    def stand_in(*values: object, **options: Any) -> None:
+        replaced(*values, **options)
+
+    if getattr(sys.modules.get(replaced.__module__), replaced.__name__, None) is not replaced:
+        vars(sys.modules[__name__])[stand_in.__name__] = builtins.print = stand_in
+    try:
+        yield
+    finally:
+        builtins.print = replaced
+
+
+with _importable_print():
+    import numba
+    from numba import types
+    from numba.core import cgutils as untyped_cgutils
+    from numba.core import config
+    from numba.extending import intrinsic
+    from numba.np.numpy_support import carray
+
+__all__ = ["carray", "cgutils", "compiled", "compiled_with_fast_math", "intrinsic", "is_cached", "prepare", "types"]
+
+cgutils: Any = untyped_cgutils
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F")
@@ -56,7 +88,7 @@ def _last_change() -> float:
     checkout that moves on would run what it was, or fail to find it.
     """
     package = Path(__file__).parents[1]
-    sources = (file for room in ("jpeg", "backends") for file in (package / room).rglob("*.py"))
+    sources = (file for room in ("jpeg", "planning", "backends", "augment") for file in (package / room).rglob("*.py"))
     return max((file.stat().st_mtime for file in sources), default=0.0)
 
 

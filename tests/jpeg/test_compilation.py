@@ -130,3 +130,24 @@ def test_what_was_compiled_before_the_sources_changed_is_compiled_again(
     monkeypatch.setattr(compilation, "_last_change", lambda: index.stat().st_mtime + 1)
     assert not compilation.is_cached(compilation.compiled(twice))
     assert not index.exists()
+
+
+def test_numba_is_imported_where_a_script_has_replaced_print() -> None:
+    program = """
+import builtins, respipe
+kept = builtins.print
+def silence():
+    def print(*values, **options):
+        if options.pop("force", False):
+            kept(*values, **options)
+    builtins.print = print
+    return print
+replaced = silence()
+import numba
+"""
+    fails = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert "has no attribute 'print'" in fails.stderr
+    program = program.replace("import numba", "from respipe.jpeg.compiled_header import byte")
+    program += "print(builtins.print is replaced, force=True)\n"
+    works = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (works.stdout, works.stderr) == ("True\n", "")

@@ -9,18 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
-from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
 from respipe.backends.base import ROW, Crops, Outputs, ReadJob
-from respipe.jpeg.compilation import compiled, prepare
+from respipe.jpeg.compilation import carray, cgutils, compiled, intrinsic, prepare, types
 from respipe.jpeg.cut import CUT, DAMAGED, cut_crop
 from respipe.storage.dataset import Bytes
-
-cgutils: Any = untyped_cgutils
 
 NO_CROPS = Crops(
     np.empty(0, ROW), np.empty((0, 1, 4)), np.empty((0, 1, 4), np.int64), np.empty((0, 4), np.int64), np.empty(0, bool)

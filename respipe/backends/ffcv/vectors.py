@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
 
 from respipe.backends.compiled.llvm import store
-
-cgutils: Any = untyped_cgutils
+from respipe.jpeg.compilation import cgutils, intrinsic, types
 
 ROWS = 8
 """Rows that are weighed together, to share the weights and the work of looping."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from respipe.backends.compiled.llvm import address, store
+from respipe.jpeg.compilation import intrinsic, types
 
 _LANES = 8
 

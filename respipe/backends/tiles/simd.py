@@ -9,13 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
 
 from respipe.backends.compiled.llvm import address, element, store
-
-cgutils: Any = untyped_cgutils
+from respipe.jpeg.compilation import cgutils, intrinsic, types
 
 BAND = 32
 """Rows of a plane whose samples in a column lie behind each other."""
