@@ -31,6 +31,7 @@ class Crops(NamedTuple):
     covers: NDArray[np.int64]
     flips: NDArray[np.bool_]
     cubic: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -49,6 +50,8 @@ class ReadJob:
         unchecked: (B,) bool, whose stored bytes must be checked before they are decoded. ``verify`` clears what it
             has found sound.
         interpolation: filter of the resize.
+        exact: whether pixels are to be the definition's to one grey level, even where that is slower: so in evaluation
+            as others do it.
     """
 
     sizes: tuple[int, ...]
@@ -61,6 +64,7 @@ class ReadJob:
     flips: NDArray[np.bool_]
     unchecked: NDArray[np.bool_]
     interpolation: Interpolation = "bilinear"
+    exact: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -68,13 +72,14 @@ class ReadJob:
     def crops(self, part: slice) -> Crops:
         """Some of the images, for compiled loops."""
         cubic = self.interpolation == "bicubic"
-        return Crops(self.rows[part], self.boxes[part], self.hulls[part], self.covers[part], self.flips[part], cubic)
+        arrays = (self.rows[part], self.boxes[part], self.hulls[part], self.covers[part], self.flips[part])
+        return Crops(*arrays, cubic, self.exact or cubic)
 
     def row(self, number: int) -> ReadJob:
         """The job of one image alone."""
         only = slice(number, number + 1)
-        arrays = {name: getattr(self, name)[only] for name in self.__slots__ if name not in ("sizes", "interpolation")}
-        return replace(self, **arrays)
+        alike = ("sizes", "interpolation", "exact")
+        return replace(self, **{name: getattr(self, name)[only] for name in self.__slots__ if name not in alike})
 
 
 Outputs = tuple[NDArray[np.uint8], ...]

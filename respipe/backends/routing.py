@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,30 +21,28 @@ def route(
     *,
     margin: float = 1.0,
     interpolation: Interpolation = "bilinear",
-    context: bool = False,
 ) -> ReadJob:
     """Choose the level that each image of a batch is read from, and look up everything that decoding it needs.
 
     That is the smallest level on which the crop is still at least ``margin`` x S pixels on both sides, S being the
     largest side that is decoded, so that one decode serves all sizes of the step. Crops too small for that on every
-    level are read from the largest one.
+    level are read from the largest one; so are those that see their context, to be the pixels of whoever resizes it.
 
     Args:
         dataset: where the images are.
         plan: the batch, with boxes in pixels of ``dataset.levels[0]``.
         margin: how much larger than the output a crop must be; above 1 trades decoding time for sharpness.
         interpolation: filter of the resize.
-        context: whether the filter sees beyond the box, as where an image is resized as a whole and then cropped.
     """
     sizes = plan.step.decoded.sizes
     shapes = np.empty((len(dataset.levels), 2, len(plan)), np.int64)
     for shape, level in zip(shapes, dataset.levels, strict=True):
         shape[0], shape[1] = level.heights[plan.indices], level.widths[plan.indices]
-    chosen = _choose(shapes, plan.boxes, margin * max(sizes))
+    chosen = _choose(shapes, plan.boxes, math.inf if plan.context else margin * max(sizes))
     height, width = shapes[chosen, :, np.arange(len(plan))].T
     boxes = scale_boxes(plan.boxes_by_size(), height / shapes[0, 0], width / shapes[0, 1])
     hulls = hull(boxes)
-    if context:
+    if plan.context:
         scales = np.maximum(boxes[..., 2:] / np.array(sizes)[:, None], 1)
         sides = np.stack([height, width], axis=1)[:, None]
         hulls = widened(hulls, np.ceil(_REACH[interpolation] * scales).astype(np.int64), sides)
@@ -57,6 +57,7 @@ def route(
         flips=plan.flips,
         unchecked=np.zeros(len(plan), np.bool_),
         interpolation=interpolation,
+        exact=plan.context,
     )
 
 

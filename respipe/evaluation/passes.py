@@ -9,7 +9,7 @@ import numpy as np
 
 from respipe.backends.routing import route
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Crop
+from respipe.planning.crops import Crop, sees_context
 from respipe.planning.epoch import plan_epoch
 from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.constant import Constant
@@ -73,5 +73,6 @@ def _levels_read(dataset: Dataset, size: int, *, crop: Crop) -> bytes:
         indices=planned.samples,
         boxes=planned.boxes,
         flips=np.zeros(count, np.bool_),
+        context=sees_context(crop),
     )
     return route(dataset, everything).levels.tobytes()

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: gradient accumulation that ends with the epoch.
+"""Hugging Face Accelerate: gradient accumulation that ends with the epoch, and gathering in evaluation.
 
 The lines to change::
 
@@ -8,6 +8,10 @@ The lines to change::
     loader = AccelerateLoader(train)  # instead of prepare(loader)
     accelerator.register_for_checkpointing(loader)
     for epoch in range(loader.epoch, 90):  # also after load_state
+
+    val = AccelerateLoader(respipe.Loader("val.beton", ..., training=False, pad_shares=True))
+    for images, labels, _ in val:
+        answers, right = accelerator.gather_for_metrics((model(images).argmax(1), labels))  # each sample once
 """
 
 from __future__ import annotations
@@ -30,11 +34,14 @@ class AccelerateLoader:
         loader: loader of this process, on ``accelerator.device``. Its ``batch_size`` is that of all processes.
     """
 
-    remainder = -1  # no rank's share is padded
-
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self.end_of_dataloader = False
+
+    @property
+    def remainder(self) -> int:
+        """Real samples of the last batch, to which ``gather_for_metrics`` cuts it; 0 for all; -1 in training."""
+        return -1 if self.loader.drop_last else self.loader.num_samples % self.loader.batch_size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)

@@ -5,7 +5,7 @@ The lines to change::
     from respipe.integrations.transformers import LoaderTrainer
 
     train = respipe.Loader("train.beton", schedule, batch_size=256)  # of all processes
-    val = respipe.Loader("val.beton", Constant(224), batch_size=256, training=False)
+    val = respipe.Loader("val.beton", Constant(224), batch_size=256, training=False, pad_shares=True)
     trainer = LoaderTrainer(model=model, args=args, train_dataset=train, eval_dataset=val)
     trainer.train()
 """
@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from itertools import accumulate, count
 from typing import Any
 
+import torch
 import transformers
 from transformers import TrainerCallback
 
+from respipe.integrations.accelerate import AccelerateLoader
 from respipe.loading.loader import Loader
 from respipe.model.positions import make_positions_adaptive
 
@@ -48,7 +50,8 @@ class LoaderTrainer(_Trainer):
         args, kwargs: as of ``transformers.Trainer``.
 
     Raises:
-        ValueError: ranks cannot share a last evaluation batch equally, which the Trainer needs to gather results.
+        ValueError: ranks cannot share a last evaluation batch equally, which the Trainer needs to gather results, and
+            the loader was not built with ``pad_shares=True``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,11 +78,11 @@ class LoaderTrainer(_Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         chosen = self.eval_dataset[chosen] if isinstance(chosen, str) else chosen
-        return self._dicts(chosen) if isinstance(chosen, Loader) else self._plain.get_eval_dataloader(eval_dataset)
+        return self._evaluated(chosen) if isinstance(chosen, Loader) else self._plain.get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         is_loader = isinstance(test_dataset, Loader)
-        return self._dicts(test_dataset) if is_loader else self._plain.get_test_dataloader(test_dataset)
+        return self._evaluated(test_dataset) if is_loader else self._plain.get_test_dataloader(test_dataset)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         epochs, updates, *middle, max_steps = self._plain.set_initial_training_values(args, dataloader)
@@ -117,6 +120,10 @@ class LoaderTrainer(_Trainer):
             epoch=epoch, steps_in_epoch=steps_in_epoch, num_update_steps_per_epoch=num_update_steps_per_epoch, **rest
         )
 
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        # In evaluation every rank's loss is the mean of its samples; the Trainer would divide by those of all ranks.
+        return self._plain._get_num_items_in_batch(batch_samples, device) if self.model.training else None  # noqa: SLF001
+
     def _updates(self, num_steps: int) -> int:
         accumulation: int = self.args.gradient_accumulation_steps
         return -(-num_steps // accumulation)
@@ -124,9 +131,14 @@ class LoaderTrainer(_Trainer):
     def _updates_in(self, epoch: int) -> int:
         return self._updates(self.train_dataset.num_steps(epoch))
 
-    def _dicts(self, loader: Loader) -> _DictLoader:
+    def _dicts(self, loader: Loader | AccelerateLoader) -> _DictLoader:
         make_positions_adaptive(self.model)
         return _DictLoader(loader)
+
+    def _evaluated(self, loader: Loader) -> _DictLoader:
+        # The Trainer weighs the loss of each batch by this.
+        self.args.per_device_eval_batch_size = loader.sampler.batch_size
+        return self._dicts(AccelerateLoader(loader))
 
 
 class _Position(TrainerCallback):
@@ -145,14 +157,13 @@ class _Position(TrainerCallback):
 class _DictLoader:
     """A loader whose batches are what models of transformers take: ``pixel_values``, ``labels``, and other fields."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader | AccelerateLoader) -> None:
         self._loader = loader
         uneven = [size for size in loader.batch_sizes if size % loader.world_size]
         if uneven and not loader.drop_last:
             raise ValueError(
                 f"`eval_dataset` must have batches that {loader.world_size} ranks can share equally, since the Trainer "
-                f"gathers results of equal shapes; got one of {uneven[-1]} images. Choose another `batch_size`, leave "
-                "some samples out by Loader(indices=), or evaluate on one process."
+                f"gathers results of equal shapes; got one of {uneven[-1]} images. Pass pad_shares=True to the Loader."
             )
 
     def __getattr__(self, name: str) -> Any:
@@ -162,6 +173,9 @@ class _DictLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for images, labels, *_ in self._loader:
-            fields: dict[str, Any] = {**labels} if isinstance(labels, dict) else {"label": labels}
-            yield {"pixel_values": images, "labels": fields.pop("label", None), **fields}
+        for images, values, *rest in self._loader:
+            fields: dict[str, Any] = {**values} if isinstance(values, dict) else {"label": values}
+            labels, real = fields.pop("label", None), rest[0] if rest else None
+            if isinstance(real, torch.Tensor) and labels is not None and not labels.is_floating_point():
+                labels = labels.masked_fill(~real, -100)  # which losses leave out
+            yield {"pixel_values": images, "labels": labels, **fields}

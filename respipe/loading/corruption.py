@@ -34,15 +34,15 @@ class CorruptionGuard:
         dataset: where the images are.
         on_corrupt: the policy.
         budget: samples that may be quarantined before the error is raised after all.
-        training: replace damaged samples rather than drop them.
+        keep_length: replace damaged samples rather than drop them.
     """
 
-    def __init__(self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, training: bool) -> None:
+    def __init__(self, dataset: Dataset, *, on_corrupt: OnCorrupt, budget: int, keep_length: bool) -> None:
         check_choice("on_corrupt", on_corrupt, get_args(OnCorrupt))
         budget = check_int("corrupt_budget", budget, least=0)
         self._dataset = dataset
         self._budget = budget if on_corrupt == "quarantine" else 0
-        self._training = training
+        self._keep_length = keep_length
         self._checked = np.zeros((len(dataset.levels), len(dataset)), np.bool_)
         self._revision = dataset.revision()
         self._damaged: dict[int, str] = {}
@@ -89,10 +89,11 @@ class CorruptionGuard:
         if sound.all():
             return plan
         rows = np.flatnonzero(sound)
-        if self._training:
+        if self._keep_length:
             if not len(rows):
                 index = int(plan.indices[0])
                 raise CorruptImageError(f"Every sample of a batch is damaged. {self._damaged[index]}", index=index)
             # The next sound row, wrapping around at the end of the batch.
             rows = rows[np.searchsorted(rows, np.arange(len(plan))) % len(rows)]
-        return plan.take(rows)
+        left = plan.take(rows)
+        return left if plan.real is None else left.replace(real=plan.real & sound)

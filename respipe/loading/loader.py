@@ -57,8 +57,9 @@ class Loader:
     tensors where the schedule asks for several sizes or several crops of each sample; ``labels`` (B,) int64, float32
     (B,) or (B, K) where they are numbers or vectors, None where the data has none, or with ``fields`` a dict of these
     and others by name. B is this rank's share of the step's global batch, times the copies of each sample that the
-    schedule asks for: independent crops of it, which are adjacent. With ``with_spec=True`` a third item is the
-    :class:`BatchPlan` of the local batch, which names its step, samples, boxes and flips.
+    schedule asks for: independent crops of it, which are adjacent. With ``pad_shares=True`` a third item is a mask, and
+    with ``with_spec=True`` the last one the :class:`BatchPlan` of the local batch, which names its step, samples, boxes
+    and flips.
 
     In training every epoch is a new permutation and incomplete batches are left out. In evaluation (``training=False``)
     each sample comes exactly once, in order; the last batch may be short, and on some ranks even empty.
@@ -72,8 +73,9 @@ class Loader:
     Args:
         data: a ``.beton`` file; a list of such files, or a folder of them with an index; a folder with one subfolder
             per class; or an open dataset. Files may be at URLs that fsspec knows, such as ``s3://bucket/train/``. Or a
-            mixture, pairs of such files or folders and their shares, ``[(a, 0.7), (b, 0.3)]``: training draws as many
-            samples as there are, with replacement, each dataset with its share, and within it by ``weights``.
+            mixture, pairs of such files or folders and their shares, ``[(a, 0.7), (b, 0.3)]``: an epoch of
+            training has as many samples as there are, of each dataset its share, and within it of each sample by its
+            ``weights``: in whole numbers, rounded up or down at random.
         schedule: decision about the size of each step.
         batch_size: global batch at the schedule's base size; must be a multiple of ``world_size`` in training.
         training: whether crops, flips and order are random; else the evaluation geometry.
@@ -88,6 +90,9 @@ class Loader:
         repeats: uses of each sample in a row, each cropped and flipped anew: repeated augmentation in training, as
             :func:`respipe.sampling.plan_epoch` describes. Batches and epochs have as many images as without, of
             fewer samples.
+        pad_shares: whether every batch of an evaluation has its full size, as ``gather`` wants it on several ranks: the
+            last one is filled up with repeats, which the mask, (B,) bool on the device, shows as false. The real
+            samples of all ranks come first, in order.
         indices: (M,) numbers of the samples to use, a subset; default: all. Evaluation takes them in this order.
         weights: (N,) numbers of at least 0, one for each sample of ``data``: training draws as many samples as there
             are, with replacement, each with its share of the weights (:func:`respipe.sampling.class_balanced`).
@@ -139,6 +144,7 @@ class Loader:
         crop: Crop | None = None,
         flip_probability: float = 0.5,
         repeats: int = 1,
+        pad_shares: bool = False,
         indices: ArrayLike | None = None,
         weights: ArrayLike | None = None,
         shuffle: Shuffle | Blocks = "full",
@@ -175,6 +181,7 @@ class Loader:
             crop=cast(Crop, crop),
             flip_probability=flip_probability,
             repeats=repeats,
+            pad_shares=pad_shares,
             indices=cast(Any, indices),
             weights=cast(Any, weights),
             shuffle=shuffle,
@@ -190,8 +197,7 @@ class Loader:
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
         check_choice("interpolation", interpolation, get_args(Interpolation))
-        context = bool(getattr(policy.crop, "context", False))
-        self._routed = partial(route, margin=level_margin, interpolation=interpolation, context=context)
+        self._routed = partial(route, margin=level_margin, interpolation=interpolation)
         opened = open_mixture(
             data,
             keep_unreadable=on_corrupt == "quarantine",
@@ -200,13 +206,14 @@ class Loader:
         self._dataset = opened.dataset if isinstance(opened, Mixture) else opened
         self._owns_dataset = self._dataset is not data
         if isinstance(opened, Mixture):
-            policy = replace(policy, weights=shared_weights(opened.lengths, opened.shares, policy))
+            weights = shared_weights(opened.lengths, opened.shares, policy)
+            policy = replace(policy, weights=cast(Any, weights), strata=opened.lengths)
         self._fields = None if fields is None else check_fields(fields, self._dataset)
         self._guard = CorruptionGuard(
             self._dataset,
             on_corrupt=on_corrupt,
             budget=corrupt_budget,
-            training=training,
+            keep_length=training or pad_shares,
         )
         self._num_threads, self._num_classes = num_threads, _number_of_classes(policy.mix, self._dataset)
         self._plan = RunPlan(schedule, self._dataset, policy, batch_size=batch_size, world_size=self.world_size)
@@ -254,6 +261,11 @@ class Loader:
     def world_size(self) -> int:
         """Number of ranks that share every batch, as it is known now."""
         return rank_and_world_size(*self._share)[1]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that an epoch has to fill its batches with: all of the dataset, or those of ``indices``."""
+        return self._plan.num_samples
 
     @property
     def drop_last(self) -> bool:
@@ -337,8 +349,7 @@ class Loader:
         policy = self._plan.policy
         rank, world_size = rank_and_world_size(*self._share)
         share = f", rank {rank} of {world_size}" if world_size > 1 else ""
-        used = policy.num_samples(len(self._dataset))
-        samples = f"{used} of {len(self._dataset)}" if policy.indices is not None else f"{used}"
+        samples = f"{self.num_samples}{f' of {len(self._dataset)}' if policy.indices is not None else ''}"
         return (
             f"<respipe.Loader of {self._dataset.path}: {samples} samples, {self.schedule!r}, "
             f"batch_size={self.batch_size}, {'training' if policy.training else 'evaluation'}"
@@ -491,7 +502,8 @@ class Loader:
         self._epoch, self._step = (plan.epoch + 1, 0) if is_end else (plan.epoch, plan.number + 1)
         if self._fields is not None:
             labels = {name: labels if name == "label" else values[name] for name in self._fields}
-        return (images, labels, plan) if self._with_spec else (images, labels)
+        mask = () if plan.real is None else (self._placement.to_device(torch.from_numpy(plan.real)),)
+        return (images, labels, *mask, plan) if self._with_spec else (images, labels, *mask)
 
     # Ending
 

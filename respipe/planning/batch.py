@@ -32,11 +32,13 @@ class BatchPlan:
         views: where each image of the step's sizes is a crop of its own, a plan for each of the step's views, of one
             size. A view of n crops has n * B rows: the first crops of all samples, then the second ones, and so on.
             ``boxes`` and ``flips`` are then those of the very first crop, and ``augmentation`` is None.
+        context: whether the resize sees the image beyond the boxes, as :class:`respipe.planning.crops.Crop` may ask.
+        real: (B,) bool, false for the repeats that an evaluation's share was padded with; None where none may be.
     """
 
     __slots__ = (
-        "augmentation", "boxes", "copies", "epoch", "flips", "indices", "number", "size_boxes", "step",
-        "views",
+        "augmentation", "boxes", "context", "copies", "epoch", "flips", "indices", "number", "real", "size_boxes",
+        "step", "views",
     )  # fmt: skip
 
     step: Step
@@ -49,6 +51,8 @@ class BatchPlan:
     copies: NDArray[np.int64]
     augmentation: Augmentation | None
     views: tuple[BatchPlan, ...]
+    context: bool
+    real: NDArray[np.bool_] | None
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class BatchPlan:
         copies: NDArray[np.int64] | None = None,
         augmentation: Augmentation | None = None,
         views: tuple[BatchPlan, ...] = (),
+        context: bool = False,
+        real: NDArray[np.bool_] | None = None,
     ) -> None:
         n = len(indices)
         assert boxes.shape == (n, 4) and flips.shape == (n,), "one box and one flip per image"
@@ -79,6 +85,8 @@ class BatchPlan:
                 "copies": copies if copies is not None else np.zeros(n, np.int64),
                 "augmentation": augmentation,
                 "views": views,
+                "context": context,
+                "real": real,
             }
         )
 
@@ -127,6 +135,7 @@ class BatchPlan:
             flips=self.flips[rows],
             size_boxes=self.size_boxes[rows] if self.size_boxes is not None else None,
             copies=self.copies[rows],
+            real=self.real[rows] if self.real is not None else None,
             augmentation=self.augmentation.take(rows) if self.augmentation is not None else None,
             views=tuple(
                 view.take(tiled(rows, kind.count, len(self)))

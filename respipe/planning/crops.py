@@ -22,7 +22,8 @@ Draws = Callable[[int], NDArray[np.float64]]
 class Crop(Protocol):
     """Chooses crop boxes. A value: its ``repr`` names every field. An image's box depends on its own row only.
 
-    A crop with an attribute ``context`` that is true is resized as a part of its image: the filter sees beyond it.
+    A crop with an attribute ``context`` that is true is resized as a part of its image: the filter sees beyond it, and
+    is given the largest stored copy.
     """
 
     def boxes(
@@ -39,6 +40,11 @@ class Crop(Protocol):
             (N, 4) float64 rows ``top, left, height, width`` in pixels of the image. A box may reach over the edge.
         """
         ...
+
+
+def sees_context(crop: Crop) -> bool:
+    """Whether the resize of a crop sees beyond it."""
+    return bool(getattr(crop, "context", False))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.planning.batch import BatchPlan, tiled
-from respipe.planning.crops import Crop, Draws, Sides
+from respipe.planning.crops import Crop, Draws, Sides, sees_context
 from respipe.planning.policy import SamplingPolicy
 from respipe.planning.random_resized_crop import RandomResizedCrop
 from respipe.rng import Stream, draws, scattered_draws
@@ -130,12 +130,12 @@ def with_views(plan: BatchPlan, policy: SamplingPolicy, heights: Sides, widths: 
     for view in plan.step.views:
         every = plan.take(tiled(np.arange(len(plan)), view.count, 0))
         copies = every.copies * num_crops + np.repeat(np.arange(first, first + view.count), len(plan))
-        samples, sizes = every.indices, np.full(len(every), view.size)
+        samples, sizes, crop = every.indices, np.full(len(every), view.size), crop_of(view) or policy.crop
         boxes, flips = draw_drawn_again(
-            samples, copies, heights[samples], widths[samples], sizes, policy, epoch=plan.epoch, crop=crop_of(view)
+            samples, copies, heights[samples], widths[samples], sizes, policy, epoch=plan.epoch, crop=crop
         )
         step = replace(plan.step, sizes=(view.size,), views=())
-        views.append(every.replace(step=step, copies=copies, boxes=boxes, flips=flips))
+        views.append(every.replace(step=step, copies=copies, boxes=boxes, flips=flips, context=sees_context(crop)))
         by_crop.extend(boxes.reshape(view.count, len(plan), 4))
         first += view.count
     return plan.replace(

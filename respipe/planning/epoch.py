@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Sides
+from respipe.planning.crops import Sides, sees_context
 from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images, with_views
 from respipe.planning.order import epoch_order
 from respipe.planning.policy import SamplingPolicy
+from respipe.schedules.sequence import tally
 from respipe.schedules.step import Schedule, Step
 
 
@@ -38,6 +39,8 @@ class EpochPlan:
         copies: (R,) int64, number of each image among all uses of its sample in the epoch.
         draw_views: draws the crops of a batch whose step has views, which have no row in ``boxes``: an epoch of them
             would take gigabytes.
+        context: whether the resize sees beyond the boxes.
+        padded: whether a batch with fewer samples than its step says is filled up with repeats of them.
     """
 
     epoch: int
@@ -52,6 +55,8 @@ class EpochPlan:
     draw_views: Callable[[BatchPlan], BatchPlan]
     size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
     interleaved: bool = False
+    context: bool = False
+    padded: bool = False
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -87,6 +92,10 @@ class EpochPlan:
             part = np.arange(rank, step.batch_size, world_size)
         else:
             part = np.arange(step.batch_size * rank // world_size, step.batch_size * (rank + 1) // world_size)
+        real = None
+        if self.padded:
+            count = self.first_sample[number + 1] - self.first_sample[number]
+            real, part = part < count, part % count
         images = self.first_image[number] + np.add.outer(part * step.duplicates, np.arange(step.duplicates)).ravel()
         plan = BatchPlan(
             step=step,
@@ -97,6 +106,8 @@ class EpochPlan:
             flips=self.flips[images],
             size_boxes=self._size_boxes(step, images),
             copies=self.copies[images],
+            context=self.context,
+            real=real,
         )
         return self.draw_views(plan) if step.views else plan
 
@@ -135,18 +146,26 @@ def plan_epoch(
         ValueError: an argument is out of range, the dataset holds less than one batch, or the schedule does not fit.
     """
     policy.check_fits(len(heights))
-    order = epoch_order(policy, epoch=epoch, num_samples=len(heights))
+    num_samples = policy.num_samples(len(heights))
     if policy.training:
-        steps = schedule.steps(epoch, num_samples=len(order), batch_size=batch_size)
+        steps = schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)
+        num_used = sum(step.batch_size * count for step, count in tally(steps).items())
+        order = epoch_order(policy, epoch=epoch, num_samples=len(heights), num_used=num_used)
         return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
-    steps = _evaluation_steps(schedule, epoch=epoch, num_samples=len(order), batch_size=batch_size)
+    steps = _evaluation_steps(schedule, epoch=epoch, num_samples=num_samples, batch_size=batch_size)
+    order = epoch_order(policy, epoch=epoch, num_samples=len(heights))
     several = {size for step in steps if len(step.sizes) > 1 for size in step.sizes}
 
     def plan(steps: Sequence[Step]) -> EpochPlan:
         return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
 
     alone = {size: plan([replace(step, sizes=(size,)) for step in steps]).boxes for size in several}
-    return replace(plan(steps), size_boxes=alone)
+    whole = replace(plan(steps), size_boxes=alone)
+    if not policy.pad_shares:
+        return whole
+    return replace(
+        whole, steps=[replace(step, batch_size=batch_size) for step in steps], equal_shares=True, padded=True
+    )
 
 
 def _evaluation_steps(schedule: Schedule, *, epoch: int, num_samples: int, batch_size: int) -> list[Step]:
@@ -226,6 +245,7 @@ def _plan(
         equal_shares=policy.training,
         draw_views=partial(with_views, policy=policy, heights=heights, widths=widths),
         interleaved=policy.repeats > 1,
+        context=sees_context(policy.crop),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,9 @@ from respipe.planning.policy import Blocks, SamplingPolicy
 from respipe.rng import Stream, draws, raw_draws
 
 
-def epoch_order(policy: SamplingPolicy, *, epoch: int, num_samples: int) -> NDArray[np.int64]:
+def epoch_order(
+    policy: SamplingPolicy, *, epoch: int, num_samples: int, num_used: int | None = None
+) -> NDArray[np.int64]:
     """Sample numbers in the order in which an epoch uses them.
 
     A permutation sorts random 64-bit keys, and weighted samples are found in a running sum, instead of asking
@@ -22,28 +24,30 @@ def epoch_order(policy: SamplingPolicy, *, epoch: int, num_samples: int) -> NDAr
         policy: training, seed, repeats, indices, weights and shuffle of the run.
         epoch: number of the epoch, from 0.
         num_samples: samples in the dataset.
+        num_used: samples that the epoch's steps take together; only draws in exact shares depend on it.
 
     Returns:
-        (M,) int64, M the number of samples or of ``policy.indices``. In training with weights a sample may come any
-        number of times, with repeats each comes several times in a row; otherwise each comes once.
+        (M,) int64, M the number of samples or of ``policy.indices``; of those used where shares are exact. In training
+        with weights a sample may come any number of times, with repeats each comes several times in a row; otherwise
+        each comes once.
     """
     indices = np.arange(num_samples, dtype=np.int64) if policy.indices is None else policy.indices
     if not policy.training:
         return indices
-    order = _chosen(indices, policy, epoch)
-    return np.repeat(order[: -(-len(order) // policy.repeats)], policy.repeats)[: len(order)]
+    count = len(indices) if num_used is None or not policy.strata else min(num_used, len(indices))
+    order = _chosen(indices, policy, epoch, num_distinct := -(-count // policy.repeats))
+    return np.repeat(order[:num_distinct], policy.repeats)[:count]
 
 
-def _chosen(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int) -> NDArray[np.int64]:
+def _chosen(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int, num_distinct: int) -> NDArray[np.int64]:
     count = len(indices)
+    if policy.strata:
+        stratum = np.searchsorted(np.cumsum(policy.strata), indices, side="right")
+        shuffled = indices[np.lexsort((_keys(policy, epoch, count), stratum))]
+        drawn = _drawn(shuffled, policy, epoch, num_distinct)
+        return drawn[np.argsort(_keys(policy, epoch, num_distinct, duplicate=2), kind="stable")]
     if policy.weights is not None:
-        reached: NDArray[np.float64] = np.cumsum(policy.weights[indices])
-        uniforms = draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4), duplicate=1).reshape(-1)[:count]
-        total = float(reached[-1])
-        places: Any = np.searchsorted(reached, uniforms * total, side="right")
-        # Rounding may bring the product up to the sum itself, which lies beyond the last sample that has a weight.
-        last: Any = np.searchsorted(reached, total, side="left")
-        return indices[np.minimum(places, last)]
+        return _drawn(indices, policy, epoch, count)
     if policy.shuffle == "none":
         return indices
     keys = _keys(policy, epoch, count)
@@ -53,6 +57,22 @@ def _chosen(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int) -> N
     blocks = np.argsort(np.argsort(_keys(policy, epoch, -(-count // policy.shuffle.size), duplicate=2), kind="stable"))
     windows = np.repeat(blocks // policy.shuffle.window, policy.shuffle.size)[:count]
     return np.sort(indices)[np.lexsort((keys, windows))]
+
+
+def _drawn(indices: NDArray[np.int64], policy: SamplingPolicy, epoch: int, count: int) -> NDArray[np.int64]:
+    """Samples drawn by weight: independently, or systematically, at equal distances along the sum of weights.
+
+    Systematic draws take any samples in a row as often as their share says, rounded up or down.
+    """
+    reached: NDArray[np.float64] = np.cumsum(cast(Any, policy.weights)[indices])
+    uniforms = draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4), duplicate=1).reshape(-1)[:count]
+    if policy.strata:
+        uniforms = (np.arange(count) + uniforms[0]) / count
+    total = float(reached[-1])
+    places: Any = np.searchsorted(reached, uniforms * total, side="right")
+    # Rounding may bring the product up to the sum itself, which lies beyond the last sample that has a weight.
+    last: Any = np.searchsorted(reached, total, side="left")
+    return indices[np.minimum(places, last)]
 
 
 def _keys(policy: SamplingPolicy, epoch: int, count: int, duplicate: int = 0) -> NDArray[np.uint64]:

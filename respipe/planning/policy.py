@@ -67,6 +67,9 @@ class SamplingPolicy:
             ``Blocks()``; "none" for the stored order.
         augment: policies of :mod:`respipe.augment` for the pixels of each training image, in this order.
         mix: mixup and CutMix of each training batch; None for none.
+        strata: numbers of samples of the datasets that the data consists of, where each of these is to come as often as
+            the share of its ``weights`` says, rounded up or down, and so is each sample; () for draws at random.
+        pad_shares: whether all ranks get equally many samples in evaluation, the last ones repeated where some lack.
 
     Raises:
         TypeError, ValueError: a field is out of range, or not for evaluation.
@@ -82,6 +85,8 @@ class SamplingPolicy:
     shuffle: Shuffle | Blocks = "full"
     augment: tuple[AugmentPolicy, ...] = ()
     mix: Mixing | None = None
+    strata: tuple[int, ...] = ()
+    pad_shares: bool = False
 
     def __post_init__(self) -> None:
         check_bool("training", self.training)
@@ -103,6 +108,9 @@ class SamplingPolicy:
             check_choice("shuffle", self.shuffle, get_args(Shuffle))
             object.__setattr__(self, "shuffle", Blocks() if self.shuffle == "blocks" else self.shuffle)
         object.__setattr__(self, "augment", check_policies("augment", self.augment))
+        check_bool("pad_shares", self.pad_shares)
+        if self.pad_shares and self.training:
+            raise ValueError("`pad_shares` must be False in training, whose shares are equal anyway. Leave it out.")
         if not self.training and (self.augment or self.mix is not None):
             raise ValueError("`augment` and `mix` must be left out in evaluation, which shows images as they are.")
         if not self.training and (self.repeats > 1 or self.weights is not None):
@@ -147,6 +155,8 @@ class SamplingPolicy:
             yield f"indices={_digest(self.indices, '<i8')}"
         if self.weights is not None:
             yield f"weights={_digest(self.weights, '<f8')}"
+        if self.strata:
+            yield f"strata={self.strata}"
         if self.shuffle != "full":
             yield f"shuffle={self.shuffle}"
         if self.augment:

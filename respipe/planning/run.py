@@ -74,7 +74,7 @@ class RunPlan:
             )
 
         self._epoch_plan = epoch_plan
-        if policy.training:
+        if policy.training or policy.pad_shares:
             check_base_batch(batch_size, world_size)
         first = self._epoch_plan(0)  # what does not fit fails here, not in the first epoch
         if policy.training:
@@ -125,8 +125,9 @@ class RunPlan:
             ValueError: the ranks cannot share the batches equally.
         """
         epoch_plan = self._epoch_plan(epoch)
-        if self.policy.training:
+        if self.policy.training or self.policy.pad_shares:
             check_base_batch(self.batch_size, world_size)
+        if self.policy.training:
             check_steps(kinds_of(epoch_plan.steps), world_size, mixed=self.policy.mix is not None)
         for number in range(start, len(epoch_plan)):
             yield self._augmented(epoch_plan.local(number, rank=rank, world_size=world_size))

@@ -154,7 +154,10 @@ def assert_close_to_oracle(
         assert found.is_contiguous()
         difference = np.abs(found.cpu().numpy().astype(int) - wanted.numpy())
         measured = difference.mean(), np.percentile(difference, 99), difference.max()
-        assert all(np.array(measured) <= tolerance(name, dataset, plan)), measured
+        accepted = np.array(tolerance(name, dataset, plan))
+        if options.get("interpolation") == "bicubic":  # Pillow 13 chooses the order of its passes, which shows
+            accepted[2] = max(accepted[2], 3)
+        assert all(np.array(measured) <= accepted), measured
 
 
 def assert_equal(found: Sequence[tuple[torch.Tensor, ...]], expected: Sequence[tuple[torch.Tensor, ...]]) -> None:
@@ -239,7 +242,7 @@ def test_a_crop_with_context_is_a_part_of_the_resized_image(name: str) -> None:
     part = whole.replace(step=Step((32,), 3), boxes=np.tile([32.0, 24.0, 64.0, 48.0], (3, 1)))
     part.flips[:] = whole.flips[:] = False
     ((wanted,),) = decode_with("reference", dataset, [whole], interpolation="bicubic")
-    ((found,),) = decode_with(name, dataset, [part], interpolation="bicubic", context=True)
+    ((found,),) = decode_with(name, dataset, [part.replace(context=True)], interpolation="bicubic")
     difference = (found.cpu().int() - wanted[:, 16:48, 16:48].int()).abs().float()
     assert difference.quantile(0.99) <= TOLERANCES[name][1]
     assert difference.max() <= TOLERANCES[name][2]

@@ -11,7 +11,7 @@ from respipe.backends.reference import crop_and_resize
 from respipe.backends.routing import hull
 from tests.memory_dataset import smooth_image
 
-resample = pytest.importorskip("respipe.backends.ffcv.resample", reason="Numba is not installed").resample
+resample = pytest.importorskip("respipe.backends.compiled.resample", reason="Numba is not installed").resample
 
 side = st.integers(1, 90)
 

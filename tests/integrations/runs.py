@@ -57,7 +57,7 @@ def make_loader(schedule: Schedule | None = None, *, batch_size: int = 4, **opti
 
 
 def evaluation_loader(**options: Any) -> Loader:
-    return make_loader(Constant(32), batch_size=12, training=False, **options)
+    return make_loader(Constant(32), **{"batch_size": 12, "training": False} | options)
 
 
 def make_network() -> nn.Module:

@@ -60,10 +60,10 @@ def train(
     return batches, synced, rates
 
 
-def evaluate(accelerator: Accelerator) -> list[int]:
+def evaluate(accelerator: Accelerator, **options: Any) -> list[int]:
     """Labels of the evaluation data, gathered from all processes."""
     found = list[int]()
-    for _, labels in AccelerateLoader(evaluation_loader()):
+    for _, labels, *_ in AccelerateLoader(evaluation_loader(**options)):
         gathered: Any = accelerator.gather_for_metrics(labels)
         found.extend(gathered.tolist())
     return found

@@ -92,8 +92,18 @@ def test_data_that_is_no_loader_is_left_to_the_trainer(tmp_path: Path) -> None:
 def test_evaluation_that_ranks_cannot_share_equally_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, lambda batch: None)
     trainer.eval_dataset = evaluation_loader(indices=range(31), rank=0, world_size=2)
-    with pytest.raises(ValueError, match=r"2 ranks can share equally.*got one of 7 images"):
+    with pytest.raises(ValueError, match=r"2 ranks can share equally.*got one of 7 images. Pass pad_shares=True"):
         trainer.get_eval_dataloader()
+
+
+def test_the_loss_of_a_short_last_batch_counts_by_its_samples(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, lambda batch: None)
+    losses = [
+        trainer.evaluate(evaluation_loader(indices=range(31), pad_shares=pad))["eval_loss"] for pad in (False, True)
+    ]
+    images, labels = next(iter(evaluation_loader(indices=range(31), batch_size=31)))
+    loss = trainer.model(pixel_values=images, labels=labels).loss.item()
+    assert losses == pytest.approx([loss, loss])
 
 
 def test_fields_beside_the_label_are_passed_on(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def accelerate(seen: list[Seen], folder: Path) -> None:
     assert synced == [False, True, *[False, False, True, True] * 2]
     assert len(set(rates)) == len(rates) == 5, "one step of the scheduler for each of the optimizer"
     assert sorted(evaluate(accelerator)) == list(range(36))
+    assert evaluate(accelerator, indices=range(31), pad_shares=True) == list(range(31))
 
 
 def transformers(seen: list[Seen], folder: Path) -> None:
@@ -59,6 +60,12 @@ def transformers(seen: list[Seen], folder: Path) -> None:
     trainer = make_trainer(folder, seen.append)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] > 0
+    for number in (31, 26):  # the second rank's share of the last batch is short, or padding alone
+        predicted = trainer.predict(evaluation_loader(indices=range(number), pad_shares=True))
+        assert predicted.label_ids.tolist() == list(range(number))
+        logits = torch.from_numpy(predicted.predictions)
+        loss = torch.nn.functional.cross_entropy(logits, torch.arange(number)).item()
+        assert abs(predicted.metrics["test_loss"] - loss) < 1e-5
 
 
 if __name__ == "__main__":

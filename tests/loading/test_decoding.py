@@ -39,7 +39,7 @@ def plans(dataset: MemoryDataset, *, batch_size: int = 4, size: int = 16, decima
 def guard(
     dataset: MemoryDataset, on_corrupt: OnCorrupt = "raise", *, budget: int = 10, training: bool = True
 ) -> CorruptionGuard:
-    return CorruptionGuard(dataset, on_corrupt=on_corrupt, budget=budget, training=training)
+    return CorruptionGuard(dataset, on_corrupt=on_corrupt, budget=budget, keep_length=training)
 
 
 def decode(dataset: MemoryDataset, corruption_guard: CorruptionGuard) -> list[tuple[list[int], torch.Tensor]]:
@@ -127,7 +127,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, object], field: str) -
     with pytest.raises(ValueError, match=field):
         CorruptionGuard(
             dataset,
-            **({"on_corrupt": "raise", "budget": 1, "training": True} | arguments),  # type: ignore[arg-type]
+            **({"on_corrupt": "raise", "budget": 1, "keep_length": True} | arguments),  # type: ignore[arg-type]
         )
 
 

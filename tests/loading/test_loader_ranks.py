@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from respipe.planning.run import RunPlan
 from respipe.sampling import SamplingPolicy
-from respipe.schedules import Constant, MixSize, MultiCrop, Schedule
+from respipe.schedules import Constant, MixSize, MultiCrop, RSNet, Schedule
 from respipe.storage.dataset import Dataset
 from tests.loader_ranks import NUM_EPOCHS, evaluation_loader, share, training_loader
+from tests.loaders import make
 from tests.memory_dataset import MemoryDataset
 from tests.schedules.test_contract import ALL
 from tests.torchrun import torchrun
@@ -109,3 +111,47 @@ def test_all_ranks_take_the_same_steps_of_an_evaluation(num_samples: int, batch_
         assert len({part.step for part in parts}) == 1
     seen = [index for part in batches for batch in part for index in batch.indices.tolist()]
     assert sorted(seen) == list(range(num_samples))
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 12])
+def test_padded_shares_are_equal_and_hold_every_sample_once(num_samples: int) -> None:
+    dataset = MemoryDataset([(8 + i, 12) for i in range(num_samples)])
+    options: dict[str, Any] = {"training": False, "batch_size": 6, "pad_shares": True}
+    schedule = RSNet((16, 8))
+    plain = list(make(dataset, schedule, **options | {"pad_shares": False}))
+    for world_size in (1, 2, 3):
+        ranks = [make(dataset, schedule, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+        assert {loader.num_samples for loader in ranks} == {num_samples}
+        shapes = {tuple(map(len, next(loader.warmup_shapes()))) for loader in ranks}
+        assert shapes == {(6 // world_size,) * 2}
+        for (images, labels, _), *parts in zip(plain, *ranks, strict=True):
+            assert {len(part[1]) for part in parts} == {6 // world_size}
+            real = torch.cat([mask for _, _, mask, _ in parts])
+            assert real.tolist() == [row < len(labels) for row in range(6)]
+            assert torch.equal(torch.cat([part[1] for part in parts])[real], labels)
+            for number, image in enumerate(images):
+                shown = torch.cat([part[0][number] for part in parts])
+                assert torch.equal(shown[real], image)
+                assert torch.equal(shown, image[torch.arange(6) % len(image)])
+
+
+def test_a_damaged_sample_of_a_padded_share_is_not_real() -> None:
+    dataset = MemoryDataset([(16, 12)] * 7)
+    dataset.damage(5)
+    options: dict[str, Any] = {"training": False, "batch_size": 4, "pad_shares": True, "on_corrupt": "quarantine"}
+    for _ in range(2):  # found damaged, and known to be
+        seen = [
+            plan.indices[mask].tolist()
+            for rank in (0, 1)
+            for _, labels, mask, plan in make(dataset, Constant(8), rank=rank, world_size=2, **options)
+            if len(labels) == len(mask) == 2
+        ]
+        assert seen == [[0, 1], [4], [2, 3], [6]]
+
+
+def test_shares_are_padded_in_evaluation_only() -> None:
+    dataset = MemoryDataset([(16, 12)] * 7)
+    with pytest.raises(ValueError, match="`pad_shares` must be False in training"):
+        make(dataset, pad_shares=True)
+    with pytest.raises(ValueError, match="multiple of the number of ranks"):
+        make(dataset, Constant(8), training=False, pad_shares=True, batch_size=5, rank=0, world_size=2)

@@ -12,7 +12,7 @@ import torch
 from respipe.augment import ColorJitter, Mixing, RandAugment, RandomErasing, Solarize
 from respipe.augment.operations import resolve
 from respipe.errors import StateMismatchError
-from respipe.sampling import CenterCrop, RandomCrop, WholeImage
+from respipe.sampling import CenterCrop, RandomCrop, ResizedCenterCrop, WholeImage
 from respipe.schedules import TRD, Constant, MixSize, MultiCrop, RSNet, Schedule, Step, View
 from tests.loaders import flat, make
 from tests.memory_dataset import MemoryDataset
@@ -139,6 +139,20 @@ def test_a_run_with_everything_resumes_bit_for_bit_on_any_number_of_ranks(
         assert torch.equal(torch.cat([first[1], other[1]]), labels)
         for one, low, high in zip(images, first[0], other[0], strict=True):
             assert torch.equal(torch.cat([low, high]), one)
+
+
+def test_a_view_sees_beyond_its_crop_where_that_asks_for_it(dataset: MemoryDataset) -> None:
+    schedule = MultiCrop([View(24, crop=ResizedCenterCrop(0.8)), View(24, crop=CenterCrop(0.8))])
+    for crop in (CenterCrop(0.8), ResizedCenterCrop(0.8)):
+        for images, _, plan in raw(dataset, schedule, flip_probability=0, crop=crop):
+            shown = [
+                raw(dataset, Constant(24), flip_probability=0, crop=view.crop)[plan.number][0]
+                for view in schedule.views
+            ]
+            assert all(map(torch.equal, images, shown)) and not torch.equal(*images)
+            assert [view.context for view in plan.views] == [True, False]
+        own = raw(dataset, MultiCrop([View(24), View(16)]), flip_probability=0, crop=crop)
+        assert torch.equal(own[0][0][0], raw(dataset, Constant(24), flip_probability=0, crop=crop)[0][0])
 
 
 def test_other_views_are_another_run(dataset: MemoryDataset) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from respipe.planning.order import class_balanced
+from respipe.planning.order import class_balanced, shared_weights
 from respipe.planning.order import epoch_order as order_of
 from respipe.planning.policy import Blocks, SamplingPolicy
 
@@ -154,3 +154,28 @@ def test_blocks_load_pages_fifty_times_less_often_than_a_full_shuffle() -> None:
 def test_empty_blocks_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Blocks(**options)
+
+
+LENGTHS = (60, 200, 40)
+
+
+@pytest.mark.parametrize("options", [{}, {"indices": np.arange(299, -1, -3)}, {"repeats": 3}])
+@pytest.mark.parametrize("num_used", [96, 99])
+def test_datasets_of_a_mixture_come_in_exact_shares(options: dict[str, Any], num_used: int) -> None:
+    shares, stops = np.array([0.5, 0.3, 0.2]), np.cumsum(LENGTHS)
+    weights = shared_weights(LENGTHS, shares.tolist(), SamplingPolicy(**options))
+    policy = SamplingPolicy(weights=weights, strata=LENGTHS, seed=5, **options)
+    repeats, totals = policy.repeats, np.zeros(300)
+    for epoch in range(40):
+        order = order_of(policy, epoch=epoch, num_samples=300, num_used=num_used)
+        assert len(order) == num_used
+        drawn = order[::repeats]
+        counts = np.bincount(np.searchsorted(stops, drawn, side="right"), minlength=3)
+        assert np.all(np.abs(counts - len(drawn) * shares) < 1)
+        by_sample = np.bincount(drawn, minlength=300)
+        expected = weights / weights.sum() * len(drawn)
+        assert np.all(np.abs(by_sample - expected) < 1)
+        totals += by_sample
+    # Over the epochs every sample comes as often as others of its dataset, by chance of its own.
+    assert np.all(np.abs(totals - 40 * expected) <= 5 * np.sqrt(40 * 0.25))
+    assert len({order_of(policy, epoch=epoch, num_samples=300).tobytes() for epoch in range(9)}) == 9

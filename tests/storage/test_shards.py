@@ -286,15 +286,24 @@ def test_datasets_of_a_mixture_have_their_shares(sharded: Path, single: Path) ->
     options = {"weights": weights, "with_spec": True, "backend": "reference"}
     with loader(data, **options) as mixed, loader(data, **options) as second:
         assert (len(mixed.dataset), len(mixed)) == (54, 13)
-        drawn = np.concatenate([plan.indices for _ in range(40) for _, _, plan in mixed])
-        counts = np.bincount(drawn, minlength=54)
-        assert not counts[:9].any() and not counts[36:].any()
-        for part, share in ((slice(9, 18), 0.75), (slice(18, 36), 0.25)):
-            assert abs(counts[part].sum() - share * len(drawn)) < 5 * (len(drawn) * share * (1 - share)) ** 0.5
+        for _ in range(5):
+            counts = np.bincount(np.concatenate([plan.indices for _, _, plan in mixed]), minlength=54)
+            assert [part.sum() for part in np.split(counts, [9, 18, 36])] == [0, 39, 13, 0]
+            assert set(counts[9:18].tolist()) == {4, 5} and set(counts[18:36].tolist()) == {0, 1}
         second.load_state_dict(mixed.state_dict())
         assert np.array_equal(next(iter(second))[2].indices, next(iter(mixed))[2].indices)
     with loader([(sharded, 1), (single, 3), (single, 0)]) as other, pytest.raises(StateMismatchError):
         other.load_state_dict(mixed.state_dict())
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_batches_of_a_mixture(sharded: Path, single: Path, world_size: int) -> None:
+    data, options = [(sharded, 0.7), (single, 0.3)], {"with_spec": True, "backend": "reference"}
+    with loader(data, **options) as alone:
+        batches = [plan.indices.tolist() for _, _, plan in alone]
+    ranks = [loader(data, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    for batch, *parts in zip(batches, *ranks, strict=True):
+        assert [index for _, _, plan in parts for index in plan.indices.tolist()] == batch
 
 
 def test_mixtures_that_cannot_be_drawn_are_refused(sharded: Path, single: Path, jpeg_folder: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from respipe.backends.base import Crops, Outputs, ReadJob, corrupt_row
 from respipe.backends.compiled.memory import buffer_table, output_of, output_table, stored_bytes
-from respipe.backends.ffcv.resample import resample
+from respipe.backends.compiled.resample import resample
 from respipe.jpeg.compilation import compiled, types
 from respipe.jpeg.cut import CUT, DAMAGED, cut_crop
 from respipe.storage.dataset import Dataset

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from respipe.backends.base import Crops, Outputs, ReadJob, corrupt_row
 from respipe.backends.compiled.filters import resize_filter
 from respipe.backends.compiled.memory import buffer_table, output_of, output_table, stored_bytes
+from respipe.backends.compiled.resample import resample
 from respipe.backends.tiles.dct import quantized_cosines
 from respipe.backends.tiles.decode import Region, covering_region, decode_region, lay_out_planes
 from respipe.backends.tiles.entropy import SLACK, standard_lookup
-from respipe.backends.tiles.resize import Rows, resize_columns, resize_plane, resize_rows, to_colour
+from respipe.backends.tiles.resize import Rows, decoded_pixels, resize_columns, resize_rows
 from respipe.backends.tiles.simd import PIXELS
 from respipe.backends.tiles.taps import chroma_filter, fixed_point
 from respipe.jpeg.compilation import compiled
@@ -103,11 +104,31 @@ def decode_images(buffers: NDArray[np.int64], crops: Crops, outputs: NDArray[np.
             data, layout, region, scratch.cosines, _LOOKUP, scratch.coded, scratch.block, scratch.samples
         ):
             return i
-        for number in range(len(outputs)):
-            out = output_of(outputs, number, i)
-            box, hull = crops.boxes[i, number], crops.hulls[i, number]
-            _resize(layout, region, box, hull, crops.flips[i], crops.cubic, scratch, out)
+        _show(layout, region, (top, left, bottom, right), crops, i, scratch, outputs)
     return -1
+
+
+@compiled
+def _show(
+    layout: Layout,
+    region: Region,
+    part: tuple[int, int, int, int],
+    crops: Crops,
+    row: int,
+    scratch: Scratch,
+    outputs: NDArray[np.int64],
+) -> None:
+    """Resize what was decoded of an image, of which ``part`` is wanted, to every output."""
+    boxes, hulls, flip = crops.boxes[row], crops.hulls[row], crops.flips[row]
+    if crops.exact:
+        pixels = decoded_pixels(scratch.samples, layout, region, part)
+        corner = np.array([part[0], part[1], 0, 0])
+        for number in range(len(outputs)):
+            out = output_of(outputs, number, row)
+            resample(pixels, boxes[number] - corner, hulls[number] - corner, flip, out, crops.cubic)
+        return
+    for number in range(len(outputs)):
+        _resize(layout, region, boxes[number], hulls[number], flip, scratch, output_of(outputs, number, row))
 
 
 @compiled
@@ -117,14 +138,10 @@ def _resize(
     box: NDArray[np.float64],
     hull: NDArray[np.int64],
     flip: bool,
-    cubic: bool,
     scratch: Scratch,
     out: NDArray[np.uint8],
 ) -> None:
     """Resize decoded planes to (S, S, 3) RGB: each plane along its rows, then row by row along the columns."""
-    if cubic:
-        _resize_cubic(layout, region, box, hull, flip, scratch.samples, out)
-        return
     size = out.shape[0]
     stride = (size + PIXELS - 1) // PIXELS * PIXELS
     planes = lay_out_planes(layout, region)
@@ -151,34 +168,3 @@ def _resize(
     resize_rows(scratch.samples[planes.blue :], planes.chroma_columns, top, left, vertical, taps, 0, 2, rows)
     resize_rows(scratch.samples[planes.red :], planes.chroma_columns, top, left, vertical, taps, 1, 2, rows)
     resize_columns(luma, Rows(rows, top, fixed_point(vertical, 128)), False, out)
-
-
-@compiled
-def _resize_cubic(
-    layout: Layout,
-    region: Region,
-    box: NDArray[np.float64],
-    hull: NDArray[np.int64],
-    flip: bool,
-    samples: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-) -> None:
-    """The same with a cubic filter, in floating point, several times as slow: evaluation asks for it."""
-    size = out.shape[0]
-    planes = lay_out_planes(layout, region)
-    top, left = region.top * layout.mcu_height, region.left * layout.mcu_width
-    vertical = resize_filter(box[0], box[2], hull[0], hull[0] + hull[2], layout.height, size, False, True)
-    horizontal = resize_filter(box[1], box[3], hull[1], hull[1] + hull[3], layout.width, size, flip, True)
-    resized = np.zeros((3, size, size), np.float32)
-    resize_plane(samples, planes.luma_columns, top, left, vertical, horizontal, 0, resized[0])
-    if layout.components == 3:
-        high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
-        repeats = wide == 2 and layout.width <= 4
-        vertical = chroma_filter(vertical, high, (layout.height + high - 1) // high, repeats)
-        horizontal = chroma_filter(horizontal, wide, (layout.width + wide - 1) // wide, repeats)
-        for plane, start in ((1, planes.blue), (2, planes.red)):
-            resize_plane(
-                samples[start:], planes.chroma_columns, top // high, left // wide, vertical, horizontal, 128,
-                resized[plane],
-            )  # fmt: skip
-    to_colour(resized, out)

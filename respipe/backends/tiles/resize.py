@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.compiled.filters import Filter, reach
+from respipe.backends.tiles.decode import Region, lay_out_planes
 from respipe.backends.tiles.simd import BAND, BLOCK, PIXELS, convert, weigh_columns, weigh_row, weigh_two_rows
 from respipe.backends.tiles.taps import Taps
-from respipe.jpeg.compilation import compiled, compiled_with_fast_math
+from respipe.jpeg.compilation import compiled
+from respipe.jpeg.compiled_header import Layout
 
 
 class Rows(NamedTuple):
@@ -101,62 +103,75 @@ def resize_columns(luma: Rows, chroma: Rows, is_gray: bool, out: NDArray[np.uint
                 pixels[to : 3 * size * (y + 1)] = rest[: 3 * (size - x)]
 
 
-@compiled_with_fast_math
-def resize_plane(
-    samples: NDArray[np.uint8],
-    width: int,
-    top: int,
-    left: int,
-    vertical: Filter,
-    horizontal: Filter,
-    black: int,
-    out: NDArray[np.float32],
-) -> None:
-    """Resize a plane with filters whose weights may be negative, which the integers above cannot have.
+@compiled
+def decoded_pixels(
+    samples: NDArray[np.uint8], layout: Layout, region: Region, part: tuple[int, int, int, int]
+) -> NDArray[np.uint8]:
+    """Upsample chroma and convert colours of a part of an image, with every rounding and clipping of libjpeg.
 
     Args:
-        samples, width, top, left: as for :func:`resize_rows`.
-        vertical, horizontal: filters on the rows and on the columns.
-        black: what samples outside the image are.
-        out: (S, S) float32, filled with the samples less ``black``.
+        samples: decoded planes, see :func:`respipe.backends.tiles.decode.lay_out_planes`.
+        layout, region: of the image, and what was decoded of it.
+        part: top, left, bottom and right of what is wanted, within the image.
+
+    Returns:
+        (bottom - top, right - left, 3) uint8.
     """
-    size = len(out)
-    start, stop = reach(vertical)
-    rows = np.empty((stop - start, size), np.float32)
-    line = np.empty(width, np.float32)
-    for y in range(start, stop):
-        at = (y - top) // BAND * BAND * width + (y - top) % BAND
-        for x in range(width):
-            line[x] = np.float32(np.int32(samples[at + BAND * x]) - black)
-        for x in range(size):
-            first, total = horizontal.first[x] - left, np.float32(0.0)
-            for k in range(horizontal.weights.shape[1]):
-                total += horizontal.weights[x, k] * line[first + k]
-            rows[y - start, x] = total
-    for y in range(size):
-        first = vertical.first[y] - start
-        out[y] = np.float32(0.0)
-        for k in range(vertical.weights.shape[1]):
-            for x in range(size):
-                out[y, x] += vertical.weights[y, k] * rows[first + k, x]
-
-
-@compiled_with_fast_math
-def to_colour(planes: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-    """Convert to RGB (ITU-T T.871), rounded and clipped.
-
-    Args:
-        planes: (3, S, S) float32, Y, and Cb and Cr less 128.
-        out: (S, S, 3) uint8, filled.
-    """
-    for y in range(len(out)):
-        for x in range(len(out)):
-            luma, blueness, redness = planes[0, y, x], planes[1, y, x], planes[2, y, x]
-            out[y, x, 0] = _rounded(luma + np.float32(1.402) * redness)
-            out[y, x, 1] = _rounded(luma - np.float32(0.344136) * blueness - np.float32(0.714136) * redness)
-            out[y, x, 2] = _rounded(luma + np.float32(1.772) * blueness)
+    top, left, bottom, right = part
+    planes = lay_out_planes(layout, region)
+    first_row, first_column = region.top * layout.mcu_height, region.left * layout.mcu_width
+    out = np.empty((bottom - top, right - left, 3), np.uint8)
+    chroma = np.zeros((2, right - left), np.int32)
+    for y in range(top, bottom):
+        if layout.components == 3:
+            for plane, start in ((0, planes.blue), (1, planes.red)):
+                _upsample(samples[start:], planes.chroma_columns, layout, region, y, left, chroma[plane])
+        line = _line(y - first_row, planes.luma_columns)
+        for x in range(right - left):
+            luma = np.int32(samples[line + BAND * (left - first_column + x)])
+            blueness, redness = chroma[0, x], chroma[1, x]
+            # ITU-T T.871 in parts of 65536.
+            out[y - top, x, 0] = _clipped(luma + (91881 * redness + 32768 >> 16))
+            out[y - top, x, 1] = _clipped(luma + (32768 - 22554 * blueness - 46802 * redness >> 16))
+            out[y - top, x, 2] = _clipped(luma + (116130 * blueness + 32768 >> 16))
+    return out
 
 
 @compiled
-def _rounded(value: np.float32) -> np.uint8:
-    return np.uint8(np.int32(min(max(value, np.float32(0.0)), np.float32(255.0)) + np.float32(0.5)))
+def _upsample(
+    samples: NDArray[np.uint8], width: int, layout: Layout, region: Region, y: int, left: int, out: NDArray[np.int32]
+) -> None:
+    """A line of chroma at the resolution of luma, less 128: see :func:`respipe.backends.tiles.taps.chroma_filter`."""
+    high, wide = layout.mcu_height >> 3, layout.mcu_width >> 3
+    num_rows, num_columns = (layout.height + high - 1) // high, (layout.width + wide - 1) // wide
+    repeats = wide == 2 and layout.width <= 4
+    below, beside = high == 2 and not repeats, wide == 2 and not repeats
+    near = y // high
+    other = min(max(near - 1 + 2 * (y & 1), 0), num_rows - 1) if below else near
+    near, other = _line(near - 8 * region.top, width), _line(other - 8 * region.top, width)
+    first = max(left // wide - 1, 0)
+    stop = min((left + len(out) - 1) // wide + 2, num_columns)
+    sums = np.empty(stop - first, np.int32)
+    for column in range(first, stop):
+        at = BAND * (column - 8 * region.left)
+        value = np.int32(samples[near + at])
+        sums[column - first] = 3 * value + samples[other + at] if below else value
+    for x in range(left, left + len(out)):
+        total, shift, half = sums[x // wide - first], 0, 0
+        if beside:
+            neighbour = min(max(x // wide - 1 + 2 * (x & 1), 0), num_columns - 1)
+            total, shift, half = 3 * total + sums[neighbour - first], 2, 1 + (x & 1)
+        if below:
+            shift, half = (4, 8 - (x & 1)) if beside else (2, 1 + (y & 1))
+        out[x - left] = (total + half >> shift) - 128
+
+
+@compiled
+def _line(row: int, width: int) -> int:
+    """Where a row of a plane begins, whose samples are BAND apart."""
+    return row // BAND * BAND * width + row % BAND
+
+
+@compiled
+def _clipped(value: int) -> np.uint8:
+    return np.uint8(min(max(value, 0), 255))

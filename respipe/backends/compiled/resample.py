@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.backends.compiled.filters import reach, resize_filter
-from respipe.backends.ffcv.vectors import LANES, PIXELS, ROWS, weigh_pixels
+from respipe.backends.compiled.vectors import LANES, PIXELS, ROWS, weigh_pixels
 from respipe.jpeg.compilation import compiled, compiled_with_fast_math
 
 
@@ -40,17 +40,28 @@ def resample(
     rows = np.zeros((ROWS, 3 * (right - left) + LANES), np.float32)
     sums = np.empty((ROWS, 3 * size + 1), np.float32)
     lines = out.reshape(size, 3 * size)
-    for start in range(0, size, ROWS):
-        stop = min(start + ROWS, size)
-        # Vertical first: it runs along contiguous memory, and leaves only S rows for the horizontal pass.
+    top, bottom = reach(vertical)
+    between = np.empty((bottom - top if cubic else 0, 3 * size), np.uint8)
+    for start in range(0, len(between) if cubic else size, ROWS):
+        stop = min(start + ROWS, len(between) if cubic else size)
         for y in range(start, stop):
-            _weigh_rows(source, vertical.first[y], vertical.weights[y], rows[y - start])
+            if cubic:
+                rows[y - start, : source.shape[1]] = source[top + y]
+            else:
+                # Vertical first: it runs along contiguous memory, and leaves only S rows for the horizontal pass.
+                _weigh_rows(source, vertical.first[y], vertical.weights[y], rows[y - start])
         for x in range(size):
             weigh_pixels(rows, 3 * (horizontal.first[x] - left), vectors, x, num_steps, sums, 3 * x)
         for y in range(start, stop):
             if cubic:
                 _clip(sums[y - start])
-            _round(sums[y - start, : 3 * size], lines[y])
+            _round(sums[y - start, : 3 * size], between[y] if cubic else lines[y])
+    if cubic:
+        # Weights are negative, too, so that Pillow's clipping between its passes shows, of which this is the second.
+        for y in range(size):
+            _weigh_rows(between, vertical.first[y] - top, vertical.weights[y], sums[0])
+            _clip(sums[0])
+            _round(sums[0, : 3 * size], lines[y])
 
 
 @compiled
