@@ -245,7 +245,7 @@ def band_line(band: dict[str, Any]) -> str:
     text = ", ".join(
         f"{name} {min(run[name] for run in runs):.1%} to {max(run[name] for run in runs):.1%}" for name in RUNS
     )
-    return f"Seeds {', '.join(str(run['seed']) for run in runs)}, within the time of the shorter run: top-1 {text}."
+    return f"Seeds {', '.join(str(run['seed']) for run in runs)}, on a busy machine: last top-1 {text}."
 
 
 def draw(output: Path, recipe: Recipe, speeds: dict[str, dict[int, float]]) -> list[Path]:

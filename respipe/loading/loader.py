@@ -307,13 +307,13 @@ class Loader:
 
     @property
     def sampler(self) -> SamplerView:
-        """For trainers that call ``loader.sampler.set_epoch``."""
-        return SamplerView(self)
+        """For trainers that call ``loader.sampler.set_epoch``; its length counts this rank's samples."""
+        return SamplerView(self, of_batches=False)
 
     @property
     def batch_sampler(self) -> SamplerView:
-        """For trainers that call ``loader.batch_sampler.set_epoch``."""
-        return SamplerView(self)
+        """For trainers that call ``loader.batch_sampler.set_epoch``; its length counts batches."""
+        return SamplerView(self, of_batches=True)
 
     def num_steps(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on every rank."""

@@ -80,15 +80,22 @@ class LoaderState:
 
 
 class SamplerView:
-    """What trainers expect of a sampler: a length, ``set_epoch``, and the samples that this rank has of each batch."""
+    """What trainers expect of a sampler: a length, ``set_epoch``, and the samples that this rank has of each batch.
 
-    def __init__(self, loader: Loader) -> None:
+    Args:
+        loader: whose plan it shows.
+        of_batches: whether its length counts batches, as a batch sampler's does, or the samples of this rank, rounded
+            up: scripts take it that an evaluation leaves out what all ranks' lengths do not add up to.
+    """
+
+    def __init__(self, loader: Loader, *, of_batches: bool) -> None:
         self._loader = loader
+        self._of_batches = of_batches
 
     @property
     def sampler(self) -> SamplerView:
-        """Itself: some trainers look for ``batch_sampler.sampler``."""
-        return self
+        """The view that counts samples: some trainers look for ``batch_sampler.sampler``."""
+        return SamplerView(self._loader, of_batches=False)
 
     @property
     def batch_size(self) -> int:
@@ -113,4 +120,4 @@ class SamplerView:
         self._loader.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._loader) if self._of_batches else -(-sum(self._loader.batch_sizes) // self._loader.world_size)

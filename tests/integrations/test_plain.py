@@ -12,6 +12,7 @@ from tests.integrations.runs import (
     NUM_SAMPLES,
     Seen,
     cross_entropy,
+    evaluation_loader,
     expected,
     make_loader,
     make_network,
@@ -70,6 +71,14 @@ def test_scripts_find_what_they_ask_a_loader_and_its_sampler_for() -> None:
     assert len(loader.dataset) == NUM_SAMPLES
     for sampler in (loader.sampler, loader.batch_sampler, loader.batch_sampler.sampler):
         sampler.set_epoch(1)
-        assert (loader.epoch, len(sampler), sampler.batch_sizes) == (1, 4, (4, 3, 4, 3))
+        assert (loader.epoch, sampler.batch_sizes) == (1, (4, 3, 4, 3))
         assert (sampler.average_batch_size, sampler.batch_size) == (3.5, 2)
         sampler.set_epoch(0)
+    loader.set_epoch(1)
+    assert (len(loader.batch_sampler), len(loader.sampler), len(loader.batch_sampler.sampler)) == (4, 14, 14)
+
+
+def test_the_samplers_of_an_evaluation_add_up_to_no_less_than_the_dataset() -> None:
+    # PyTorch's own ImageNet script evaluates the rest of the dataset by itself.
+    loaders = [evaluation_loader(rank=rank, world_size=5) for rank in range(5)]
+    assert all(len(loader.sampler) * 5 >= NUM_SAMPLES for loader in loaders)

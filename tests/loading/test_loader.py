@@ -207,7 +207,7 @@ def test_set_epoch_through_any_door_chooses_the_epoch(dataset: MemoryDataset) ->
             loader.set_epoch(0)
         assert all(batch == found[0] for batch in found)
         assert found[0][0][3] == 5
-        assert len(loader.sampler) == 5
+        assert len(loader.batch_sampler) == len(loader) == 5
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
