@@ -226,16 +226,19 @@ def _end(tasks: _Tasks, num_threads: int) -> None:
 def _work(tasks: _Tasks) -> None:
     """Body of a thread, which must not refer to the pool: it would never be dropped."""
     while (task := tasks.get()) is not None:
-        _run(*task)
-        del task  # what it worked on must not stay alive while the thread waits for more
-
-
-def _run(future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = function(*arguments)
-    except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        future, function, arguments = task
+        task = error = result = None
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function(*arguments)
+            except BaseException as raised:  # noqa: BLE001 - handed to whoever asks for the result
+                error = raised
+            # Before anyone hears of it, who may leave then: a thread that frees a tensor while the interpreter goes
+            # ends the process.
+            function = arguments = None
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        # What it worked on must not stay alive while the thread waits for more.
+        future = function = arguments = result = error = None

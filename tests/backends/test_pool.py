@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -42,6 +43,22 @@ def test_the_first_error_is_raised_and_the_threads_go_on() -> None:
         pool.map(divmod, [1, 2, 3], [1, 0, 1])
     assert pool.submit(divmod, 7, 2).result(timeout=10) == (3, 1)
     pool.close()
+
+
+def test_a_thread_has_let_go_of_its_work_when_the_result_is_known() -> None:
+    class Work:
+        pass
+
+    work, dropped, gone = Work(), threading.Event(), list[bool]()
+    alive = weakref.ref(work)
+    pool = DaemonPool(1, "pooled")
+    future = pool.submit(lambda _: dropped.wait(10), work)
+    future.add_done_callback(lambda _: gone.append(alive() is None))
+    del work
+    dropped.set()
+    assert future.result(timeout=10)
+    pool.close()
+    assert gone == [True]
 
 
 def test_a_dropped_pool_ends_its_threads() -> None:
