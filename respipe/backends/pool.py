@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -151,7 +151,7 @@ class OutputBuffers:
 
         Their memory is not handed out again while one of them lives, or any array or tensor that shares it.
         """
-        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+        ends = [*accumulate(map(math.prod, shapes))]
         self._num_bytes = max(self._num_bytes, ends[-1])
         whole = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True) if self._pinned else self._recycled()
         starts = [0, *ends[:-1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -66,8 +65,9 @@ class CorruptionGuard:
         return self._without_damaged(plan)
 
     def must_check(self, job: ReadJob) -> tuple[ReadJob, NDArray[np.bool_]]:
-        """The job with those images marked that were not checked yet, and where ``enter`` is to note what was."""
-        return replace(job, unchecked=~self._checked[job.levels, job.indices]), self._checked
+        """The job, in which those images are now marked that were not checked yet, and what ``enter`` notes them in."""
+        np.logical_not(self._checked[job.levels, job.indices], out=job.unchecked)
+        return job, self._checked
 
     @staticmethod
     def enter(job: ReadJob, checked: NDArray[np.bool_]) -> None:

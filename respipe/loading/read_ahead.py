@@ -50,7 +50,7 @@ def routed_ahead(
             jobs = route(plan)
             kernel.announce(jobs)
             waiting.append((plan, jobs))
-            if len(waiting) > (_BATCHES_AHEAD if kernel.listens else 0):
+            while len(waiting) > (_BATCHES_AHEAD if kernel.reads else 0):
                 yield waiting.popleft()
         yield from waiting
     finally:
@@ -76,6 +76,11 @@ class Kernel:
             self._thread = DaemonPool(1, "respipe-ahead")
             sizes = np.array([buffer.size for buffer in buffers], np.int64)
             self._thread.submit(_advise_all, advise, _whole_pages(self._starts, sizes), _RANDOM)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is told of what it must read, which takes a while."""
+        return self.listens and not self._disk.is_quiet
 
     def announce(self, jobs: Iterable[ReadJob]) -> None:
         """Tell of the stored images of some jobs, unless the kernel is still busy with those of several before."""
