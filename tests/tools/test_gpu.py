@@ -41,6 +41,8 @@ def test_processes_that_started_end_where_another_fails_to(monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match="died"), ExitStack() as stack:
         start_processes(("broken", "second"), settings, stack)
     assert ended == ["first", "second"]
+    with pytest.raises(LoaderUnavailableError), ExitStack() as stack:
+        start_processes(("missing",), settings, stack, required=True)
 
 
 class CountingLoader:
