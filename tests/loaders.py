@@ -42,7 +42,7 @@ def flat(batches: Iterator[Any]) -> list[tuple[Any, ...]]:
     return [
         (
             tuple(image.numpy().tobytes() for image in (images if isinstance(images, tuple) else (images,))),
-            labels.tolist(),
+            _plain(labels),
             spec.step,
             spec.epoch,
             spec.number,
@@ -50,6 +50,13 @@ def flat(batches: Iterator[Any]) -> list[tuple[Any, ...]]:
         )
         for images, labels, spec in batches
     ]
+
+
+def _plain(values: Any) -> Any:
+    """Labels, or fields by name, as lists."""
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    return [*map(_plain, values)] if isinstance(values, tuple) else values.tolist()
 
 
 class InTurn:

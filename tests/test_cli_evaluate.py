@@ -10,6 +10,7 @@ from torch import nn
 
 import respipe
 from respipe.cli.arguments import parse_sizes
+from respipe.cli.evaluate import _indices  # pyright: ignore[reportPrivateUsage]
 from respipe.model.loading import build_model
 from respipe.sampling import CenterCrop, ResizedCenterCrop, WholeImage
 from tests.test_cli import error_of, report_of, run
@@ -150,6 +151,21 @@ def test_what_is_no_size_is_refused(weights: Path, jpeg_folder: Path, text: str)
     result = run("evaluate", weights, jpeg_folder, "--model", NAME, "--sizes", text)
     assert result.exit_code == 2
     assert "must be" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["2, 5 # both\n7", "2\n5\n7\n"])
+def test_numbers_of_samples_are_read_from_any_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "numbers.txt").write_text(text)
+    numbers = _indices(tmp_path / "numbers.txt")
+    assert numbers is not None and numbers.tolist() == [2, 5, 7]
+
+
+@pytest.mark.parametrize("content", [b"1.5", b"index\n3", b"\x93NUMPY", b"9" * 30])
+@pytest.mark.parametrize("name", ["numbers.npy", "numbers.csv"])
+def test_a_file_without_numbers_of_samples_is_named(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"`--indices` must be .*{name} is not"):
+        _indices(tmp_path / name)
 
 
 def test_images_of_a_timm_model_are_those_of_its_configuration(jpeg_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, cast, get_args
@@ -243,8 +244,8 @@ class ColorJitter:
             if not isinstance(value, Sequence):
                 reach = check_number(name, value, least=0)
                 value = (max(centre - reach, 0.0) if centre else -reach, centre + reach)
-            value = _check_range(name, cast("object", value), least=low)
-            if low and value[1] > 0.5:
+            value = _check_range(name, cast("object", value), least=low and -math.inf)
+            if low and max(map(abs, value)) > 0.5:
                 raise ValueError(f"`hue` must lie within -0.5 and 0.5 turns; got {value}. Pass at most 0.5.")
             object.__setattr__(self, name, value)
 
@@ -582,7 +583,9 @@ def _check_geometry(interpolation: str, fill: object) -> None:
     check_choice("interpolation", interpolation, get_args(Interpolation))
     colour = cast("tuple[Any, ...]", fill if isinstance(fill, tuple) else ())
     if fill is not None and fill != "mean" and (len(colour) != 3 or not {*colour} <= {*range(256)}):
-        raise ValueError(f"`fill` must be None, 'mean' or three integers from 0 to 255; got {fill!r}. Pass 'mean'.")
+        raise ValueError(
+            f"`fill` must be None, 'mean' or a tuple of three integers from 0 to 255; got {fill!r}. Pass 'mean'."
+        )
 
 
 def _check_range(name: str, value: object, *, least: float) -> tuple[float, float]:

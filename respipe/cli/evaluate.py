@@ -352,12 +352,20 @@ def show_evaluation(report: Mapping[str, Any]) -> None:
 
 
 def _indices(path: Path | None) -> NDArray[np.int64] | None:
-    """Numbers of samples from a file."""
+    """Numbers of samples from a file; of a text, whatever of each line is before a #."""
     if path is None:
         return None
     import numpy as np
 
-    return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, np.int64, ndmin=1)
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return np.array(" ".join(line.partition("#")[0] for line in lines).replace(",", " ").split(), np.int64)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"`--indices` must be a .npy file or a text of whole numbers; {path} is not: {error}."
+        ) from error
 
 
 def _as_trained(subject: Subject, data: str, **options: Any) -> Sequence[Evaluation]:

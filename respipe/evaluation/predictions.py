@@ -28,7 +28,7 @@ class Predictions:
         path: file to write, ``.parquet`` or ``.csv``. It is replaced where it exists.
 
     Raises:
-        ValueError: it has another suffix.
+        ValueError: it has another suffix, or cannot be written there.
         MissingBackendError: it is a Parquet file, and pyarrow is not installed.
     """
 
@@ -37,6 +37,10 @@ class Predictions:
         self._batches: dict[int, list[NDArray[np.int64]]] = {}
         if self._path.suffix not in (".parquet", ".csv"):
             raise ValueError(f"`predictions` must be a file .parquet or .csv; got {path}. Choose one of them.")
+        if self._path.is_dir() or not self._path.parent.is_dir():
+            raise ValueError(
+                f"`predictions` must be a file in a folder that exists; got {path}. Make its folder first."
+            )
         if self._path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
             raise MissingBackendError(
                 f"Writing {path} needs pyarrow, which is not installed. Name a .csv file, or install it with: "

@@ -175,6 +175,8 @@ class Loader:
             raise TypeError(
                 f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}. Pass a function."
             )
+        if isinstance(mixup, Mixing) and cutmix:
+            raise ValueError(f"`cutmix` must be left out where `mixup` is a Mixing; got {cutmix}. Name it in there.")
         policy = SamplingPolicy(
             training=training,
             seed=seed,
@@ -206,6 +208,8 @@ class Loader:
         self._dataset = opened.dataset if isinstance(opened, Mixture) else opened
         self._owns_dataset = self._dataset is not data
         if isinstance(opened, Mixture):
+            if not training:
+                raise ValueError("`data` must be one dataset in evaluation; got a mixture. Evaluate each by itself.")
             weights = shared_weights(opened.lengths, opened.shares, policy)
             policy = replace(policy, weights=cast(Any, weights), strata=opened.lengths)
         self._fields = None if fields is None else check_fields(fields, self._dataset)
@@ -584,11 +588,19 @@ def _number_of_classes(mix: Mixing | None, dataset: Dataset) -> int:
     """Length of mixed labels: as given, else the number of the dataset's classes; 0 where nothing is mixed."""
     if mix is None:
         return 0
-    if (labels := dataset.labels) is None:
-        raise ValueError("`mixup` and `cutmix` must have labels to mix; the dataset has none. Leave them out.")
-    if mix.num_classes is not None:
-        return mix.num_classes
-    return len(dataset.classes) if dataset.classes is not None else int(np.asarray(labels).max()) + 1
+    labels = np.asarray(dataset.labels)
+    if labels.ndim == 0 or (labels.ndim == 1 and labels.dtype.kind not in "iu"):
+        found = "has none" if labels.ndim == 0 else "has others"
+        raise ValueError(
+            f"`mixup` and `cutmix` must have labels to mix, classes or vectors; the dataset {found}. Leave them out."
+        )
+    if labels.ndim > 1:
+        return labels.shape[1]
+    low, high = int(labels.min()), int(labels.max())
+    count = mix.num_classes or len(dataset.classes or ()) or high + 1
+    if low < 0 or high >= count:
+        raise ValueError(f"`num_classes` must be above every label, 0 the least; got {count} for {low} to {high}.")
+    return count
 
 
 def _largest_batch(plan: RunPlan, share: tuple[int, int]) -> int:

@@ -164,7 +164,9 @@ def check_policies(name: str, value: object) -> tuple[Policy, ...]:
         TypeError: it is neither a policy nor a sequence of policies.
     """
     policies = cast("Sequence[Any]", (value,) if isinstance(value, Policy) else value)
-    if not isinstance(policies, Sequence) or not all(isinstance(one, Policy) for one in policies):
+    if not isinstance(policies, Sequence) or any(
+        isinstance(one, type) or not isinstance(one, Policy) for one in policies
+    ):
         raise TypeError(
             f"`{name}` must be policies of respipe.augment; got {value!r}. Pass for example (RandAugment(),); a "
             "function of whole batches is a `batch_transform`."

@@ -107,6 +107,11 @@ class SamplingPolicy:
         if not isinstance(self.shuffle, Blocks):
             check_choice("shuffle", self.shuffle, get_args(Shuffle))
             object.__setattr__(self, "shuffle", Blocks() if self.shuffle == "blocks" else self.shuffle)
+        if self.weights is not None and self.shuffle != "full":
+            raise ValueError(
+                f"`shuffle` must be 'full' where samples are drawn by `weights` or from a mixture, in no order; got "
+                f"{self.shuffle!r}. Leave one of them out."
+            )
         object.__setattr__(self, "augment", check_policies("augment", self.augment))
         check_bool("pad_shares", self.pad_shares)
         if self.pad_shares and self.training:
@@ -192,8 +197,12 @@ def _checked_weights(weights: ArrayLike) -> NDArray[np.float64]:
             f"`weights` must be a row of numbers, one for each sample; got {array.dtype} of shape {array.shape}. Pass "
             "for example respipe.sampling.class_balanced(labels)."
         )
-    if not (np.isfinite(array).all() and (array >= 0).all()):
-        raise ValueError("`weights` must be finite and at least 0; some are not. Pass 0 for samples to leave out.")
+    with np.errstate(over="ignore"):
+        if not (np.isfinite(array.sum(dtype=np.float64)) and (array >= 0).all()):
+            raise ValueError(
+                "`weights` must be finite and at least 0, with a finite sum; some are not. Pass 0 for samples to leave "
+                "out."
+            )
     return _frozen(array, np.float64)
 
 

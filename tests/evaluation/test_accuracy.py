@@ -300,3 +300,5 @@ def test_answers_to_every_sample_are_written(jpeg_folder: Path, tmp_path: Path, 
 def test_answers_go_to_tables_alone(jpeg_folder: Path) -> None:
     with pytest.raises(ValueError, match="`predictions` must be"):
         evaluate(model(), jpeg_folder, 32, predictions="answers.txt")
+    with pytest.raises(ValueError, match="`predictions` must be a file in a folder that exists"):
+        evaluate(model(), jpeg_folder, 32, predictions=jpeg_folder / "missing" / "answers.csv")

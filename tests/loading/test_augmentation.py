@@ -101,5 +101,14 @@ def test_what_cannot_be_augmented_or_mixed_is_refused(dataset: MemoryDataset) ->
         make(dataset, Constant(24), training=False, augment=RandAugment())
     with pytest.raises(ValueError, match="multiples of 4"):
         make(dataset, Constant(24), batch_size=6, mixup=0.2, rank=0, world_size=2)
-    with pytest.raises(TypeError, match="`augment`"):
-        make(dataset, Constant(24), augment=lambda images: images)
+    for policy in (lambda images: images, RandAugment, [AugMix], None):
+        with pytest.raises(TypeError, match="`augment`"):
+            make(dataset, Constant(24), augment=policy)
+    with pytest.raises(ValueError, match="`cutmix` must be left out"):
+        make(dataset, Constant(24), mixup=Mixing(0.8), cutmix=1.0)
+    with pytest.raises(ValueError, match=r"`num_classes` must be above every label.*got 2 for 0 to 2"):
+        make(dataset, Constant(24), mixup=Mixing(0.8, num_classes=2))
+    numbers = MemoryDataset([(24, 24)] * 4)
+    numbers.labels = np.linspace(0, 1, 4)
+    with pytest.raises(ValueError, match="must have labels to mix, classes or vectors"):
+        make(numbers, Constant(24), mixup=0.8)

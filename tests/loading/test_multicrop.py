@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from respipe.augment import ColorJitter, Mixing, RandAugment, RandomErasing, Solarize
+from respipe.augment import AugMix, ColorJitter, Mixing, RandAugment, RandomErasing, Solarize, ThreeAugment
 from respipe.augment.operations import resolve
 from respipe.errors import StateMismatchError
-from respipe.sampling import CenterCrop, RandomCrop, ResizedCenterCrop, WholeImage
+from respipe.sampling import CenterCrop, RandomCrop, ResizedCenterCrop, WholeImage, class_balanced
 from respipe.schedules import TRD, Constant, MixSize, MultiCrop, RSNet, Schedule, Step, View
+from respipe.storage.fields import Column
+from respipe.storage.masks import write_mask
 from tests.loaders import flat, make
 from tests.memory_dataset import MemoryDataset
 
@@ -26,11 +28,15 @@ EVERYTHING = MultiCrop(
     ]
 )
 WEIGHTS = np.arange(24) % 5 / 2
+COPIES = MixSize({32: 0.4, 16: 0.6}, base_size=32, grow="duplicates", batch_multiple=4)
 
 
 @pytest.fixture(scope="module")
 def dataset() -> MemoryDataset:
-    return MemoryDataset([(40, 50), (48, 36)] * 12, fractions=(0.5,))
+    made = MemoryDataset([(40, 50), (48, 36)] * 12, fractions=(0.5,))
+    masks = [write_mask(np.full(((40, 50), (48, 36))[i % 2], i, np.uint8)) for i in range(24)]
+    made.fields = {**made.fields, "mask": Column(kind="mask", values=masks)}
+    return made
 
 
 def raw(dataset: MemoryDataset, schedule: Schedule, **options: Any) -> list[Any]:
@@ -116,6 +122,18 @@ def test_each_crop_is_read_from_the_smallest_level_that_serves_it(dataset: Memor
             {"mixup": 0.8, "cutmix": 1.0, "augment": RandAugment(), "weights": WEIGHTS},
         ),
         (RSNet((32, 24)), {"mixup": 0.8, "augment": (RandAugment(), RandomErasing(0.5)), "weights": WEIGHTS}),
+        (RSNet((32, 24), own_crops=True), {"cutmix": 1.0, "weights": class_balanced(np.arange(24) // 9)}),
+        (COPIES, {"mixup": Mixing(0.8, 1.0, mode="pair"), "augment": AugMix(), "weights": WEIGHTS}),
+        (COPIES, {"indices": range(1, 24, 2), "augment": ThreeAugment(), "weights": WEIGHTS}),
+        (
+            DINO,
+            {
+                "augment": (ColorJitter(0.3), RandomErasing()),
+                "fields": ("label", "mask"),
+                "weights": WEIGHTS,
+                "batch_size": 6,
+            },
+        ),
     ],
 )
 def test_a_run_with_everything_resumes_bit_for_bit_on_any_number_of_ranks(
@@ -135,10 +153,34 @@ def test_a_run_with_everything_resumes_bit_for_bit_on_any_number_of_ranks(
     if "repeats" in options:
         return  # whose ranks take samples in turn
     parts = [list(make(dataset, schedule, rank=rank, world_size=2, **options)) for rank in range(2)]
-    for (images, labels, _), first, other in zip(make(dataset, schedule, **options), *parts, strict=True):
-        assert torch.equal(torch.cat([first[1], other[1]]), labels)
-        for one, low, high in zip(images, first[0], other[0], strict=True):
+    for batch, first, other in zip(make(dataset, schedule, **options), *parts, strict=True):
+        for one, low, high in zip(*map(tensors_of, (batch, first, other)), strict=True):
             assert torch.equal(torch.cat([low, high]), one)
+
+
+def tensors_of(batch: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Images, labels and masks of a batch."""
+    images, labels, _ = batch
+    several = [images, *(labels.values() if isinstance(labels, dict) else (labels,))]
+    return [tensor for one in several for tensor in (one if isinstance(one, tuple) else (one,))]
+
+
+def test_a_run_goes_on_with_another_backend() -> None:
+    dataset = MemoryDataset([(40, 50), (48, 36)] * 6, fractions=(0.5,), tiled=True)
+    options: dict[str, Any] = {"weights": WEIGHTS[:12]}
+    wanted = raw(dataset, DINO, **options)
+    with make(dataset, DINO, **options) as begun:
+        next(iter(begun))
+        state = begun.state_dict()
+    with make(dataset, DINO, backend="tiles", num_threads=3, dtype=torch.uint8, normalize=None, **options) as resumed:
+        resumed.load_state_dict(state)
+        for batch, expected in zip(resumed, wanted[1:], strict=True):
+            assert np.array_equal(batch[2].boxes_by_size(), expected[2].boxes_by_size())
+            *images, labels = tensors_of(batch)
+            *others, same = tensors_of(expected)
+            assert torch.equal(labels, same)
+            for one, other in zip(images, others, strict=True):
+                assert (one.int() - other.int()).abs().float().mean() < 1
 
 
 def test_a_view_sees_beyond_its_crop_where_that_asks_for_it(dataset: MemoryDataset) -> None:

@@ -58,6 +58,8 @@ def test_every_choice_of_samples_shows_in_the_text() -> None:
         ({"indices": [-1]}, ValueError, "`indices` must be at least 0; got -1"),
         ({"indices": [4, 2, 4]}, ValueError, "`indices` must be distinct; got 4 2 times"),
         ({"weights": [1.0, float("nan")]}, ValueError, "`weights` must be finite"),
+        ({"weights": [1e308, 1e308]}, ValueError, "`weights` must be finite and at least 0, with a finite sum"),
+        ({"weights": [1.0], "shuffle": "none"}, ValueError, "`shuffle` must be 'full' where samples are drawn"),
         ({"weights": [1.0, -1.0]}, ValueError, "`weights` must be finite and at least 0"),
         ({"weights": 3.0}, TypeError, "`weights` must be a row of numbers"),
         ({"weights": [1.0], "training": False}, ValueError, "`weights` must be None in evaluation"),

@@ -16,11 +16,14 @@ import pytest
 import torch
 
 import respipe
+from respipe.augment import RandAugment
 from respipe.conversion import merge, split
 from respipe.errors import ConversionError, CorruptImageError, StateMismatchError, StorageError
 from respipe.sampling import Blocks
+from respipe.schedules import MultiCrop, View
 from respipe.storage import BetonDataset, open_dataset
 from respipe.storage.shards import ShardedDataset, index_shards, shard_name
+from tests.loaders import flat
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.small_pages import convert_small
 
@@ -296,6 +299,22 @@ def test_datasets_of_a_mixture_have_their_shares(sharded: Path, single: Path) ->
         other.load_state_dict(mixed.state_dict())
 
 
+def test_several_crops_of_a_mixture_resume_exactly(sharded: Path, single: Path) -> None:
+    schedule = MultiCrop([View(24, 2, scale=(0.3, 1.0), augment=RandAugment()), View(16)])
+    options: dict[str, Any] = {"backend": "reference", "with_spec": True, "mixup": 0.8, "batch_size": 4}
+    data = [[str(sharded), 0.7], (single, 0.3)]
+    with (
+        respipe.Loader(data, schedule, **options) as begun,
+        respipe.Loader(data, schedule, num_threads=1, **options) as resumed,
+    ):
+        batches = flat(iter(begun))
+        begun.set_epoch(0)
+        for step, _ in enumerate(begun, 1):
+            if step < len(batches):
+                resumed.load_state_dict(begun.state_dict())
+                assert flat(iter(resumed)) == batches[step:]
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_the_batches_of_a_mixture(sharded: Path, single: Path, world_size: int) -> None:
     data, options = [(sharded, 0.7), (single, 0.3)], {"with_spec": True, "backend": "reference"}
@@ -315,5 +334,7 @@ def test_mixtures_that_cannot_be_drawn_are_refused(sharded: Path, single: Path, 
         loader([(sharded, 1), (single, 1)], indices=[0, 1, 2, 3, 4, 5])
     with pytest.raises(StorageError, match=r"must be a \.beton file or a folder of them"):
         loader([(sharded, 1), (jpeg_folder, 1)])
-    with pytest.raises(ValueError, match="in evaluation"):
+    with pytest.raises(ValueError, match="`data` must be one dataset in evaluation"):
         loader([(sharded, 1), (single, 1)], training=False)
+    with pytest.raises(ValueError, match="`shuffle` must be 'full'"):
+        loader([(sharded, 1), (single, 1)], shuffle="blocks")
