@@ -244,10 +244,10 @@ class ColorJitter:
             if not isinstance(value, Sequence):
                 reach = check_number(name, value, least=0)
                 value = (max(centre - reach, 0.0) if centre else -reach, centre + reach)
-            value = _check_range(name, cast("object", value), least=low and -math.inf)
-            if low and max(map(abs, value)) > 0.5:
-                raise ValueError(f"`hue` must lie within -0.5 and 0.5 turns; got {value}. Pass at most 0.5.")
-            object.__setattr__(self, name, value)
+            bounds = _check_range(name, cast("object", value), least=low and -math.inf)
+            if low and max(-bounds[0], bounds[1]) > 0.5:
+                raise ValueError(f"`hue` must lie within -0.5 and 0.5 turns; got {bounds}. Pass at most 0.5.")
+            object.__setattr__(self, name, bounds)
 
     def draw(self, draws: Draws, canvas: Canvas) -> Augmentation:
         ranges = {Op.BRIGHTNESS: self.brightness, Op.CONTRAST: self.contrast, Op.SATURATION: self.saturation}
