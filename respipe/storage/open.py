@@ -104,4 +104,4 @@ def open_mixture(data: Data | Sequence[tuple[Data, float]], **options: Any) -> D
 
 
 def _is_pair(one: object) -> bool:
-    return isinstance(one, (tuple, list)) and len(cast("Sequence[Any]", one)) == 2 and isinstance(one[1], Real)
+    return isinstance(one, tuple) and len(cast("tuple[Any, ...]", one)) == 2 and isinstance(one[1], Real)

@@ -302,7 +302,7 @@ def test_datasets_of_a_mixture_have_their_shares(sharded: Path, single: Path) ->
 def test_several_crops_of_a_mixture_resume_exactly(sharded: Path, single: Path) -> None:
     schedule = MultiCrop([View(24, 2, scale=(0.3, 1.0), augment=RandAugment()), View(16)])
     options: dict[str, Any] = {"backend": "reference", "with_spec": True, "mixup": 0.8, "batch_size": 4}
-    data = [[str(sharded), 0.7], (single, 0.3)]
+    data = [(str(sharded), 0.7), (single, 0.3)]
     with (
         respipe.Loader(data, schedule, **options) as begun,
         respipe.Loader(data, schedule, num_threads=1, **options) as resumed,
