@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from respipe.backends.routing import route
-from respipe.planning.batch import BatchPlan
-from respipe.planning.crops import Crop, sees_context
+from respipe.planning.crops import Crop
 from respipe.planning.epoch import plan_epoch
 from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.constant import Constant
-from respipe.schedules.step import Step
 from respipe.storage.dataset import Dataset
 
 # Batches of several sizes may have so many pixels without being made smaller: 200 MB as float32.
@@ -66,13 +62,4 @@ def _levels_read(dataset: Dataset, size: int, *, crop: Crop) -> bytes:
     planned = plan_epoch(
         Constant(size), policy, epoch=0, heights=largest.heights, widths=largest.widths, batch_size=count
     )
-    everything = BatchPlan(
-        step=Step((size,), count),
-        epoch=0,
-        number=0,
-        indices=planned.samples,
-        boxes=planned.boxes,
-        flips=np.zeros(count, np.bool_),
-        context=sees_context(crop),
-    )
-    return route(dataset, everything).levels.tobytes()
+    return route(dataset, planned[0]).levels.tobytes()

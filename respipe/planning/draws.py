@@ -115,6 +115,21 @@ def draw_drawn_again(
     return boxes, flips
 
 
+def with_boxes(plan: BatchPlan, policy: SamplingPolicy, heights: Sides, widths: Sides) -> BatchPlan:
+    """Draw the boxes and flips of a batch, those that :func:`draw_images` draws for a whole epoch.
+
+    Args:
+        plan: the batch, with boxes and flips yet to be drawn.
+        policy: seed, crop and share of flips.
+        heights, widths: (N,) integers, sizes in pixels of each sample's largest level.
+    """
+    samples, sizes = plan.indices, np.full(len(plan), max(plan.step.sizes))
+    boxes, flips = draw_drawn_again(
+        samples, plan.copies, heights[samples], widths[samples], sizes, policy, epoch=plan.epoch
+    )
+    return plan.replace(boxes=boxes, flips=flips)
+
+
 def with_views(plan: BatchPlan, policy: SamplingPolicy, heights: Sides, widths: Sides) -> BatchPlan:
     """Draw the crops of a batch whose step has views.
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from respipe.checks import check_int
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Sides, sees_context
-from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images, with_views
-from respipe.planning.order import epoch_order
+from respipe.planning.draws import ImageRequest, draw_drawn_again, draw_images, with_boxes, with_views
+from respipe.planning.order import LARGE, LargeOrder, epoch_order
 from respipe.planning.policy import SamplingPolicy
-from respipe.schedules.sequence import tally
+from respipe.schedules.sequence import Steps, tally
 from respipe.schedules.step import Schedule, Step
 
 
@@ -27,7 +27,8 @@ class EpochPlan:
         epoch: number of the epoch, from 0.
         steps: the epoch's steps, T of them.
         samples: (M,) int64, sample numbers, step by step, each once; several times in a row
-            where the plan repeats, any number of times where samples are drawn by weight.
+            where the plan repeats, any number of times where samples are drawn by weight. Of more than 2**24
+            samples, a :class:`LargeOrder` of at least M, which computes them.
         boxes: (R, 4) float64, one row per image, in the order of ``samples``, copies of a sample adjacent.
         flips: (R,) bool, one per image.
         first_sample: (T + 1,) int64, where each step begins in ``samples``; the last entry is M.
@@ -35,17 +36,19 @@ class EpochPlan:
         equal_shares: whether all ranks must get the same number of samples of a step.
         size_boxes: by size, (R, 4) float64 each, the boxes of steps that crop every one of their sizes in its own way;
             empty where ``boxes`` serves all sizes.
-        interleaved: whether ranks take samples in turn instead of one run of them each.
+        repeats: uses of each sample in a row; of several, ranks take samples in turn instead of one run of them each.
         copies: (R,) int64, number of each image among all uses of its sample in the epoch.
         draw_views: draws the crops of a batch whose step has views, which have no row in ``boxes``: an epoch of them
             would take gigabytes.
+        draw_images: draws boxes and flips of any other batch where those of an epoch would take gigabytes too:
+            ``boxes``, ``flips`` and ``copies`` are then empty.
         context: whether the resize sees beyond the boxes.
         padded: whether a batch with fewer samples than its step says is filled up with repeats of them.
     """
 
     epoch: int
     steps: Sequence[Step]
-    samples: NDArray[np.int64]
+    samples: NDArray[np.int64] | LargeOrder
     boxes: NDArray[np.float64]
     flips: NDArray[np.bool_]
     copies: NDArray[np.int64]
@@ -53,8 +56,9 @@ class EpochPlan:
     first_image: NDArray[np.int64]
     equal_shares: bool
     draw_views: Callable[[BatchPlan], BatchPlan]
+    draw_images: Callable[[BatchPlan], BatchPlan] | None = None
     size_boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict[int, NDArray[np.float64]])
-    interleaved: bool = False
+    repeats: int = 1
     context: bool = False
     padded: bool = False
 
@@ -88,7 +92,7 @@ class EpochPlan:
         assert 0 <= rank < world_size, "rank lies within the world"
         step = self.steps[number]
         assert not self.equal_shares or step.batch_size % world_size == 0, "world size divides the batch"
-        if self.interleaved:
+        if self.repeats > 1:
             part = np.arange(rank, step.batch_size, world_size)
         else:
             part = np.arange(step.batch_size * rank // world_size, step.batch_size * (rank + 1) // world_size)
@@ -96,20 +100,26 @@ class EpochPlan:
         if self.padded:
             count = self.first_sample[number + 1] - self.first_sample[number]
             real, part = part < count, part % count
+        places = self.first_sample[number] + part
         images = self.first_image[number] + np.add.outer(part * step.duplicates, np.arange(step.duplicates)).ravel()
+        drawn = self.draw_images is None
         plan = BatchPlan(
             step=step,
             epoch=self.epoch,
             number=number,
-            indices=np.repeat(self.samples[self.first_sample[number] + part], step.duplicates),
-            boxes=self.boxes[images],
-            flips=self.flips[images],
+            indices=np.repeat(self.samples[places], step.duplicates),
+            boxes=self.boxes[images] if drawn else np.zeros((len(images), 4)),
+            flips=self.flips[images] if drawn else np.zeros(len(images), np.bool_),
             size_boxes=self._size_boxes(step, images),
-            copies=self.copies[images],
+            copies=self.copies[images] if drawn else self._copies(places, step.duplicates),
             context=self.context,
             real=real,
         )
-        return self.draw_views(plan) if step.views else plan
+        draw = self.draw_views if step.views else self.draw_images
+        return plan if draw is None else draw(plan)
+
+    def _copies(self, places: NDArray[np.int64], duplicates: int) -> NDArray[np.int64]:
+        return np.add.outer(places % self.repeats, np.arange(duplicates) * self.repeats).ravel()
 
     def _size_boxes(self, step: Step, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if len(step.sizes) == 1 or not self.size_boxes:
@@ -132,6 +142,9 @@ def plan_epoch(
     FixRes' code (arXiv 1906.06423) makes the same stream of samples; there an epoch is twice as long, its end is filled
     up from its beginning, and the order is that of NumPy's global state on each rank, whatever the epoch.
 
+    Of more than 2**24 samples without weights nothing is drawn ahead: a batch is drawn when it is asked for, in the
+    order of a cipher, and a plan takes 16 bytes per step.
+
     In evaluation every sample comes exactly once, in order, unflipped; the last step may be smaller. A step of several
     sizes crops each of them as a step of that size alone would.
 
@@ -149,6 +162,9 @@ def plan_epoch(
     num_samples = policy.num_samples(len(heights))
     if policy.training:
         steps = schedule.steps(epoch, num_samples=num_samples, batch_size=batch_size)
+        if plans_lazily(policy, len(heights)):
+            order = LargeOrder(policy, epoch=epoch, num_samples=len(heights))
+            return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
         num_used = sum(step.batch_size * count for step, count in tally(steps).items())
         order = epoch_order(policy, epoch=epoch, num_samples=len(heights), num_used=num_used)
         return _plan(steps, order, policy, epoch=epoch, heights=heights, widths=widths)
@@ -166,6 +182,11 @@ def plan_epoch(
     return replace(
         whole, steps=[replace(step, batch_size=batch_size) for step in steps], equal_shares=True, padded=True
     )
+
+
+def plans_lazily(policy: SamplingPolicy, num_samples: int) -> bool:
+    """Whether the batches of a dataset are drawn one by one, in the order of :class:`LargeOrder`."""
+    return policy.training and policy.weights is None and num_samples > LARGE
 
 
 def _evaluation_steps(schedule: Schedule, *, epoch: int, num_samples: int, batch_size: int) -> list[Step]:
@@ -189,7 +210,7 @@ def _evaluation_steps(schedule: Schedule, *, epoch: int, num_samples: int, batch
 
 def _plan(
     steps: Sequence[Step],
-    order: NDArray[np.int64],
+    order: NDArray[np.int64] | LargeOrder,
     policy: SamplingPolicy,
     *,
     epoch: int,
@@ -197,10 +218,9 @@ def _plan(
     widths: Sides,
 ) -> EpochPlan:
     """Plan steps for samples in the given order."""
-    shapes = np.array(
-        [(step.batch_size, step.duplicates, max(step.sizes), not step.views) for step in steps], dtype=np.int64
-    )
-    batch_sizes, duplicates, sizes, drawn = shapes.T
+    kinds, codes = (steps.kinds, steps.codes) if isinstance(steps, Steps) else (steps, slice(None))
+    shapes = [(step.batch_size, step.duplicates, max(step.sizes), not step.views) for step in kinds]
+    batch_sizes, duplicates, sizes, drawn = np.array(shapes, dtype=np.int64)[codes].T
     first_sample = np.concatenate([[0], np.cumsum(batch_sizes)])
     first_image = np.concatenate([[0], np.cumsum(batch_sizes * duplicates)])
     if first_sample[-1] > len(order):
@@ -208,6 +228,23 @@ def _plan(
             f"`schedule` must use each sample at most once in an epoch; epoch {epoch} has steps for {first_sample[-1]} "
             f"samples of {len(order)}. Return fewer steps."
         )
+    plan = EpochPlan(
+        epoch=epoch,
+        steps=steps,
+        samples=order,
+        boxes=np.empty((0, 4)),
+        flips=np.empty(0, np.bool_),
+        copies=np.empty(0, np.int64),
+        first_sample=first_sample,
+        first_image=first_image,
+        equal_shares=policy.training,
+        draw_views=partial(with_views, policy=policy, heights=heights, widths=widths),
+        draw_images=partial(with_boxes, policy=policy, heights=heights, widths=widths),
+        repeats=policy.repeats,
+        context=sees_context(policy.crop),
+    )
+    if isinstance(order, LargeOrder):
+        return plan
     samples = order[: first_sample[-1]]
     copies, sizes, drawn = (np.repeat(one, batch_sizes) for one in (duplicates, sizes, drawn))
     boxes, flips = np.empty((first_image[-1], 4)), np.zeros(first_image[-1], dtype=np.bool_)
@@ -233,20 +270,7 @@ def _plan(
                 rows=_by_sample(len(heights), samples[uses], rows[uses]),
             )
             draw_images(request, boxes, flips, policy, epoch=epoch, repeat=repeat)
-    return EpochPlan(
-        epoch=epoch,
-        steps=steps,
-        samples=samples,
-        boxes=boxes,
-        flips=flips,
-        copies=numbers,
-        first_sample=first_sample,
-        first_image=first_image,
-        equal_shares=policy.training,
-        draw_views=partial(with_views, policy=policy, heights=heights, widths=widths),
-        interleaved=policy.repeats > 1,
-        context=sees_context(policy.crop),
-    )
+    return replace(plan, samples=samples, boxes=boxes, flips=flips, copies=numbers, draw_images=None)
 
 
 def _by_sample(num_samples: int, samples: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:

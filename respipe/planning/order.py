@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,6 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from respipe.planning.policy import Blocks, SamplingPolicy
 from respipe.rng import Stream, draws, raw_draws
+
+# Datasets of more samples have the order of a cipher instead of sorted keys, which take 100 bytes per sample.
+LARGE = 2**24
+
+_ROUNDS = 10
 
 
 def epoch_order(
@@ -79,6 +85,81 @@ def _keys(policy: SamplingPolicy, epoch: int, count: int, duplicate: int = 0) ->
     """(count,) random numbers to sort by."""
     words = raw_draws(policy.seed, Stream.ORDER, epoch=epoch, count=-(-count // 4), duplicate=duplicate)
     return words.reshape(-1)[:count]
+
+
+class LargeOrder:
+    """What :func:`epoch_order` is for, without weights, where an array of it would take gigabytes.
+
+    ``order[places]`` computes the samples at some places of the epoch: (B,) int64 for (B,) int64. A full shuffle is a
+    :class:`_Cipher` of all places; of blocks, the blocks are sorted by keys, and each window has a cipher of its own.
+
+    Args:
+        policy: seed, repeats, indices and shuffle of the run, which trains without weights.
+        epoch: number of the epoch, from 0.
+        num_samples: samples in the dataset.
+    """
+
+    def __init__(self, policy: SamplingPolicy, *, epoch: int, num_samples: int) -> None:
+        assert policy.training and policy.weights is None, "each sample comes once"
+        self._policy, self._epoch, self._indices = policy, epoch, policy.indices
+        self._count = policy.num_samples(num_samples)
+        if isinstance(policy.shuffle, Blocks):
+            size, window = policy.shuffle.size, policy.shuffle.window
+            blocks = np.argsort(_keys(policy, epoch, -(-self._count // size), duplicate=2), kind="stable")
+            # In the order of the data within a window, so that a short block, the last one, is its window's end.
+            self._windows = [np.sort(blocks[at : at + window]) for at in range(0, len(blocks), window)]
+            lengths = [int(np.minimum(size, self._count - window * size).sum()) for window in self._windows]
+            self._stops = np.cumsum(lengths)
+            self._indices = None if policy.indices is None else np.sort(policy.indices)
+        elif policy.shuffle == "full":
+            self._cipher = _Cipher(self._count, policy.seed, epoch)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        chosen = self._shuffled(places // self._policy.repeats)
+        return chosen if self._indices is None else self._indices[chosen]
+
+    def _shuffled(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        shuffle = self._policy.shuffle
+        if shuffle == "none":
+            return places
+        if not isinstance(shuffle, Blocks):
+            return self._cipher(places)
+        chosen, windows = np.empty_like(places), np.searchsorted(self._stops, places, side="right")
+        for window in np.unique(windows).tolist():
+            start, stop = int(self._stops[window - 1]) if window else 0, int(self._stops[window])
+            rows = np.flatnonzero(windows == window)
+            within = _Cipher(stop - start, self._policy.seed, self._epoch, number=window)(places[rows] - start)
+            chosen[rows] = self._windows[window][within // shuffle.size] * shuffle.size + within % shuffle.size
+        return chosen
+
+
+class _Cipher:
+    """A random permutation of 0 to ``count`` - 1 in the memory of a square root of it, computed place by place.
+
+    A Feistel network with tables of random numbers encrypts pairs of digits to the base ceil(sqrt(count)); what lies
+    beyond ``count`` is encrypted again until it does not (Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+    CT-RSA 2002).
+    """
+
+    def __init__(self, count: int, seed: int, epoch: int, number: int = 0) -> None:
+        self._count, self._base = count, math.isqrt(count - 1) + 1
+        num_words = _ROUNDS * self._base
+        words = raw_draws(seed, Stream.ORDER, epoch=epoch, count=-(-num_words // 4), word=number, duplicate=3)
+        self._tables = (words.reshape(-1)[:num_words] % np.uint64(self._base)).astype(np.int64).reshape(_ROUNDS, -1)
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        result = places.copy()
+        rows = np.arange(len(places))
+        while rows.size:
+            left, right = np.divmod(result[rows], self._base)
+            for table in self._tables:
+                left, right = right, (left + table[right]) % self._base
+            result[rows] = left * self._base + right
+            rows = rows[result[rows] >= self._count]
+        return result
 
 
 def class_balanced(labels: ArrayLike) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from respipe.planning.augmentation import Canvas, Policy, check_policies, plan_a
 from respipe.planning.batch import BatchPlan
 from respipe.planning.crops import Crop, Sides
 from respipe.planning.draws import crop_of
-from respipe.planning.epoch import EpochPlan, plan_epoch
+from respipe.planning.epoch import EpochPlan, plan_epoch, plans_lazily
 from respipe.planning.policy import SamplingPolicy
 from respipe.schedules.sequence import kinds_of, mean_batch_size, tally
 from respipe.schedules.step import Schedule, Step
@@ -82,7 +82,7 @@ class RunPlan:
             for view in {view for kind in kinds_of(first.steps) for view in kind.views}:
                 check_policies("augment", view.augment or ())
                 SamplingPolicy(crop=cast("Crop", crop_of(view)))
-        left_out = self.num_samples - len(first.samples)
+        left_out = self.num_samples - int(first.first_sample[-1])
         if left_out > max(batch_size, _NOTABLE_SHARE * self.num_samples):
             logger.warning(
                 "Epoch 0 leaves out %d of %d samples, which fill no batch under %r. Make the batches smaller if that "
@@ -96,7 +96,8 @@ class RunPlan:
     def fingerprint(self) -> str:
         """All that decides the batches, besides the seed, as one text. Not the number of ranks."""
         parts = (
-            repr(self.schedule), f"batch_size={self.batch_size}", *self.policy.describe(), self.dataset.fingerprint
+            repr(self.schedule), f"batch_size={self.batch_size}", *self.policy.describe(), self.dataset.fingerprint,
+            *(["order=cipher"] if plans_lazily(self.policy, len(self.dataset)) else []),
         )  # fmt: skip
         text = "; ".join(parts)
         # States stay small whatever the schedule's length; the beginning is still readable in an error.

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import respipe
+from respipe.errors import StateMismatchError
 from respipe.loading.loader import Loader
 from respipe.model.resnet_cifar import ResNetCifar
 from respipe.planning.batch import BatchPlan
@@ -310,3 +311,21 @@ def test_whatever_a_batch_transform_draws_from_is_seeded_and_restored(dataset: M
     with make(dataset, batch_transform=draw, rank=1, world_size=2) as other:
         next(iter(other))
     assert drawn[-1] != drawn[0]
+
+
+def test_a_large_dataset_resumes_where_it_was_and_not_from_a_small_ones_state(
+    dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(dataset) as loader:
+        small = loader.state_dict()
+    monkeypatch.setattr("respipe.planning.epoch.LARGE", 20)
+    with make(dataset) as loader:
+        batches = iter(loader)
+        next(batches)
+        state = loader.state_dict()
+        expected = [spec.indices.tolist() for _, _, spec in batches]
+    with make(dataset) as loader:
+        loader.load_state_dict(state)
+        assert [spec.indices.tolist() for _, _, spec in loader] == expected
+        with pytest.raises(StateMismatchError, match="order=cipher"):
+            loader.load_state_dict(small)

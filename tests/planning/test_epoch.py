@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from respipe.planning import draws as images
+from respipe.planning import epoch as epochs
 from respipe.rng import Stream, draws
 from respipe.sampling import (
     BatchPlan,
@@ -389,3 +390,44 @@ def test_repeats_must_be_a_number() -> None:
 def test_plans_of_evaluations_are_the_same_on_every_machine() -> None:
     evaluation = plan_evaluation(Constant(48), heights=HEIGHTS, widths=WIDTHS, batch_size=50, crop=CenterCrop())
     assert digest(evaluation) == "5de5747af37463c8"
+
+
+# Datasets of more samples than an epoch is drawn for ahead of time
+
+
+@pytest.mark.parametrize("changes", [{}, {"repeats": 2, "shuffle": "none"}, {"flip_probability": 0}], ids=str)
+def test_batches_drawn_when_asked_for_have_the_boxes_and_flips_of_a_whole_epoch(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"shuffle": "none", **changes}
+    whole = plan(Uneven(), **changes)
+    monkeypatch.setattr(epochs, "LARGE", N - 1)
+    lazy = plan(Uneven(), **changes)
+    assert not len(lazy.boxes)
+    assert len(lazy) == len(whole)
+    for one, other in zip(lazy, whole, strict=True):
+        assert same(one, other)
+        assert np.array_equal(one.copies, other.copies)
+
+
+@pytest.mark.parametrize("changes", [{}, {"shuffle": "blocks"}, {"indices": np.arange(5, 100)}], ids=str)
+def test_ranks_share_the_batches_of_a_large_dataset(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plan(**changes)
+    monkeypatch.setattr(epochs, "LARGE", N - 1)
+    lazy = plan(**changes)
+    assert [batch.indices.tolist() for batch in lazy] != [batch.indices.tolist() for batch in whole]
+    seen = [index for batch in lazy for index in batch.indices.tolist()]
+    assert len(set(seen)) == len(seen) == 8 * len(lazy)
+    for world_size in (1, 2, 4):
+        for number, batch in enumerate(lazy):
+            parts = [lazy.local(number, rank=rank, world_size=world_size) for rank in range(world_size)]
+            assert np.array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
+            assert np.array_equal(np.concatenate([part.boxes for part in parts]), batch.boxes)
+
+
+def test_weighted_and_evaluated_samples_are_planned_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[dict[str, Any]] = [{"weights": np.arange(N)}, {"training": False, "flip_probability": 0}]
+    before = [plan(**case) for case in cases]
+    monkeypatch.setattr(epochs, "LARGE", N - 1)
+    for case, other in zip(cases, before, strict=True):
+        assert all(same(a, b) for a, b in zip(plan(**case), other, strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from respipe.planning.order import class_balanced, shared_weights
+from respipe.planning.order import LargeOrder, class_balanced, shared_weights
 from respipe.planning.order import epoch_order as order_of
 from respipe.planning.policy import Blocks, SamplingPolicy
 
@@ -179,3 +179,77 @@ def test_datasets_of_a_mixture_come_in_exact_shares(options: dict[str, Any], num
     # Over the epochs every sample comes as often as others of its dataset, by chance of its own.
     assert np.all(np.abs(totals - 40 * expected) <= 5 * np.sqrt(40 * 0.25))
     assert len({order_of(policy, epoch=epoch, num_samples=300).tobytes() for epoch in range(9)}) == 9
+
+
+# Orders that are computed place by place
+
+
+def large_order(num_samples: int, *, seed: int = 0, epoch: int = 0, **policy: Any) -> NDArray[np.int64]:
+    order = LargeOrder(SamplingPolicy(seed=seed, **policy), epoch=epoch, num_samples=num_samples)
+    return order[np.arange(len(order))]
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 16, 17, 1003, 2**14 + 1])
+@pytest.mark.parametrize("shuffle", ["full", "none", Blocks(size=10, window=4)], ids=str)
+def test_a_large_order_holds_every_sample_once(num_samples: int, shuffle: Any) -> None:
+    assert sorted(large_order(num_samples, shuffle=shuffle).tolist()) == list(range(num_samples))
+
+
+@pytest.mark.parametrize("shuffle", ["full", Blocks(size=50, window=4)], ids=str)
+def test_large_orders_differ_between_epochs_and_seeds(shuffle: Any) -> None:
+    orders = [large_order(2000, seed=seed, epoch=epoch, shuffle=shuffle) for seed in (0, 1) for epoch in (0, 1)]
+    for number, order in enumerate(orders):
+        assert all((order == other).mean() < 0.05 for other in orders[:number])
+
+
+def test_places_of_a_large_order_do_not_depend_on_what_else_is_asked_for() -> None:
+    for shuffle in ("full", Blocks(size=10, window=4)):
+        order = LargeOrder(SamplingPolicy(shuffle=shuffle), epoch=1, num_samples=1003)
+        whole, places = order[np.arange(1003)], np.array([1002, 3, 3, 500])
+        assert np.array_equal(order[places], whole[places])
+
+
+def test_a_large_order_repeats_samples_of_a_subset_in_a_row() -> None:
+    subset = np.arange(7, 4000, 3)
+    order = large_order(5000, indices=subset, repeats=2)
+    assert len(order) == len(subset)
+    assert np.array_equal(order[:-1:2], order[1::2])
+    assert len(set(order[::2].tolist())) == len(order[::2])
+    assert set(order.tolist()) <= set(subset.tolist())
+
+
+def test_a_large_order_of_blocks_takes_the_windows_of_a_small_one() -> None:
+    blocks = Blocks(size=10, window=4)
+    small, large = (
+        epoch_order(1003, seed=1, epoch=2, shuffle=blocks),
+        large_order(1003, seed=1, epoch=2, shuffle=blocks),
+    )
+    stop = 0
+    for window in range(26):
+        start, stop = stop, stop + (33 if 100 in small[stop : stop + 33] // 10 else 40)
+        assert sorted(small[start:stop].tolist()) == sorted(large[start:stop].tolist()), window
+    assert stop >= 1003
+    assert not np.array_equal(small, large)
+
+
+@pytest.mark.parametrize("num_samples", [5, 16, 30])
+def test_every_sample_is_as_likely_at_every_place_and_beside_every_other(num_samples: int) -> None:
+    num_epochs = 400 * num_samples
+    orders = np.stack([large_order(num_samples, seed=3, epoch=epoch) for epoch in range(num_epochs)])
+    square = num_samples**2
+    at = np.bincount((orders * num_samples + np.arange(num_samples)).ravel(), minlength=square)
+    beside = np.bincount((orders[:, :-1] * num_samples + orders[:, 1:]).ravel(), minlength=square)
+    beside = np.delete(beside, np.arange(num_samples) * (num_samples + 1))
+    for counts in (at, beside):
+        chi_square = ((counts - counts.mean()) ** 2).sum() / counts.mean()
+        # Its mean is about the number of counts, its deviation the root of twice that.
+        assert abs(chi_square - len(counts)) < 4 * (2 * len(counts)) ** 0.5 + 2 * num_samples
+
+
+def test_a_large_shuffle_is_as_random_in_the_large_as_a_small_one() -> None:
+    places = np.arange(0, 2**24, 2**8)
+    order = LargeOrder(SamplingPolicy(seed=1), epoch=0, num_samples=100_000_007)[places]
+    for values in (order // 1_000_001, np.diff(order) % 101, order % 256, (order - order[0]) % 97):
+        counts = np.bincount(values)
+        chi_square = ((counts - counts.mean()) ** 2).sum() / counts.mean()
+        assert abs(chi_square - len(counts)) < 4 * (2 * len(counts)) ** 0.5
