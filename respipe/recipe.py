@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from respipe.planning.crops import CenterCrop, Crop, RandomCrop, ResizedCenterCrop, ShiftedCenterCrop, WholeImage
 from respipe.planning.random_resized_crop import RandomResizedCrop
+from respipe.printable import like
 from respipe.schedules import RSNet, Schedule
 from respipe.schedules.parsing import SCHEDULES, schedule_from_config
 
@@ -151,7 +152,7 @@ class Data(Section):
         batch_transform: ``MixUp``, ``CutMix`` or ``ColorJitter`` with its fields, or null.
     """
 
-    batch_size: Count
+    batch_size: Count = 256
     crop: CropChoice = CropChoice(name="RandomResizedCrop")
     flip_probability: Share = 0.5
     flip_each_size: bool = False
@@ -209,7 +210,7 @@ class Evaluation(Section):
     """Accuracy on the validation data.
 
     Args:
-        sizes: sides in pixels to evaluate at.
+        sizes: sides in pixels to evaluate at; default: the schedule's base size.
         every: epochs between evaluations; the last epoch is always evaluated.
         batch_size: global batch size.
         crop: of the evaluation images.
@@ -217,7 +218,7 @@ class Evaluation(Section):
             evaluation after the last epoch; null for none.
     """
 
-    sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = ()  # of the schedule, see Recipe
     every: Count = 1
     batch_size: Count = 256
     crop: CropChoice = CropChoice(name="CenterCrop")
@@ -290,10 +291,10 @@ class Recipe(Section):
 
     model: Model
     schedule: dict[str, Any]
-    data: Data
     learning_rate: LearningRate
-    evaluation: Evaluation
     epochs: Count
+    data: Data = Data()
+    evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = "auto"
@@ -306,12 +307,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if isinstance(schedule := self.build_schedule(), RSNet) and isinstance(self.data.batch_transform, Mixing):
+        schedule = self.build_schedule()
+        if isinstance(schedule, RSNet) and isinstance(self.data.batch_transform, Mixing):
             raise ValueError(
                 "`data.batch_transform` must mix nothing where a step shows several sizes; got "
                 f"{self.data.batch_transform.name} beside {schedule!r}: it would mix the images of one size only."
             )
-        return self
+        if self.evaluation.sizes:
+            return self
+        sized = self.evaluation.model_copy(update={"sizes": (schedule.base_size,)})
+        return self.model_copy(update={"evaluation": sized})
 
     def build_schedule(self) -> Schedule:
         """Make the schedule. It gets the recipe's ``epochs`` and ``seed`` where it takes such and does not say its own.
@@ -353,7 +358,10 @@ def load_recipe(
     """
     file = Path(path) if Path(path).is_file() else RECIPES / f"{path.removesuffix('.yaml')}.yaml"
     if not file.is_file():
-        raise ValueError(f"`RECIPE` must be a YAML file or one of {', '.join(recipe_names())}; got {path!r}.")
+        raise ValueError(
+            f"`RECIPE` must be a YAML file or one of {', '.join(recipe_names())}; got {path!r}"
+            f"{like(path, recipe_names())}."
+        )
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

@@ -198,6 +198,16 @@ def test_all_wrong_fields_are_named_at_once() -> None:
         load_recipe("trd_cifar10", ["data.batch_size=-1", "label_smoothing=1"])
 
 
+def test_model_schedule_epochs_and_learning_rate_make_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "{model: {name: resnet18}, schedule: {name: TRD, full_size: 64, reduced_size: 32, participation: 0.5}}"
+    )
+    recipe = load_recipe(str(path), ["epochs=4", "learning_rate={peak: 0.1, decay: cosine}"])
+    assert (recipe.evaluation.sizes, recipe.data.batch_size) == ((64,), 256)
+    assert load_recipe(str(path), ["epochs=4", "learning_rate.peak=1", "evaluation.every=2"]).evaluation.sizes == (64,)
+
+
 def test_missing_field_and_missing_file_are_named(tmp_path: Path) -> None:
     content = yaml.safe_load((RECIPES / "demo.yaml").read_text())
     del content["learning_rate"]["peak"]
@@ -207,6 +217,8 @@ def test_missing_field_and_missing_file_are_named(tmp_path: Path) -> None:
         load_recipe(str(path))
     with pytest.raises(ValueError, match=r"must be a YAML file or one of .*trd_imagenet.*; got 'nowhere.yaml'"):
         load_recipe("nowhere.yaml")
+    with pytest.raises(ValueError, match=r"got 'trd_imagnet' \(did you mean trd_imagenet\?\)"):
+        load_recipe("trd_imagnet")
     path.write_text("- a list")
     with pytest.raises(ValueError, match=r"must hold a mapping; .* holds list"):
         load_recipe(str(path))

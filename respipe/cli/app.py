@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from respipe.cli.plan import plan
 from respipe.cli.plot import plot
 from respipe.cli.train import recipe, train
 from respipe.errors import RespipeError
+from respipe.printable import not_there
 
 DAMAGED, WRONG_USAGE = 1, 2
 
@@ -47,6 +49,8 @@ class Commands(TyperGroup):
 
 
 def _one_line(error: RespipeError | ValueError | OSError) -> str:
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, (str, Path)):
+        return f"{not_there(Path(error.filename))}."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or repr(error)

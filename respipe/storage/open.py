@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from respipe.checks import check_number
 from respipe.errors import StorageError
+from respipe.printable import not_there
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.dataset import Dataset
 from respipe.storage.folder import FolderDataset
@@ -54,7 +55,7 @@ def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | No
         return FolderDataset(path, keep_unreadable=keep_unreadable)
     if not path.exists():
         raise StorageError(
-            f"{path} does not exist. Give a .beton file, or a folder with one subfolder per class; "
+            f"{not_there(path)}. Give a .beton file, or a folder with one subfolder per class; "
             f"`respipe convert FOLDER {path}` makes the one from the other."
         )
     return BetonDataset(path)

@@ -23,8 +23,13 @@ def test_open_dataset_is_returned_as_it_is() -> None:
 
 
 def test_missing_path_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"does not exist.*respipe convert"):
+    with pytest.raises(StorageError, match=r"does not exist\. .*respipe convert"):
         open_dataset(tmp_path / "train.beton")
+    (tmp_path / "train.beton").touch()
+    with pytest.raises(StorageError, match=r"trian.beton does not exist \(did you mean train.beton\?\)"):
+        open_dataset(tmp_path / "trian.beton")
+    with pytest.raises(StorageError, match="does not exist; nor does its folder"):
+        open_dataset(tmp_path / "data" / "train.beton")
 
 
 def test_anything_else_is_refused() -> None:

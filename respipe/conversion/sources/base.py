@@ -36,7 +36,7 @@ import numpy as np
 from respipe.conversion.sources.columns import Faulty, label_column, noted
 from respipe.conversion.sources.paths import copied, files_of, single
 from respipe.errors import ConversionError, StorageError
-from respipe.printable import printable
+from respipe.printable import not_there, printable
 from respipe.storage.beton.structure import format_of
 from respipe.storage.dataset import Records
 from respipe.storage.fields import Column
@@ -195,8 +195,9 @@ def source_spec(given: Any, format: str | None = None, options: SourceOptions = 
         if not isinstance(given, str):
             raise TypeError(f"`source` must be a path or offer what respipe.conversion.Source lists; got {given!r}.")
         there = files_of(given)
-        what = f"is {format_of(there[0]) or 'of no known kind'}" if there else "does not exist"
-        raise StorageError(f"{given} {what}. Give one of: {known}.")
+        if not there:
+            raise StorageError(f"{not_there(Path(given))}. `respipe convert --help` lists what can be converted.")
+        raise StorageError(f"{given} is {format_of(there[0]) or 'of no known kind'}. Give one of: {known}.")
     if len(found) > 1 and found[1].priority == found[0].priority:
         kinds = " or ".join(f"format={spec.format!r} ({spec.title})" for spec in found)
         raise StorageError(f"{given} may be several things. Say which: {kinds}.")
