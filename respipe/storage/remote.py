@@ -50,6 +50,9 @@ _POLL_SECONDS = 0.2
 _LASTING = (FileNotFoundError, PermissionError, NotImplementedError, ImportError, MemoryError, StorageError, TypeError)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+# File systems where a file appears when it is whole, and moving it would copy it.
+_OBJECT_STORES = {"s3", "gs", "abfs", "oss", "oci"}
+
 
 def is_url(data: object) -> bool:
     """Whether something is the URL of a file system that fsspec knows, such as ``s3://bucket/train/``."""
@@ -291,16 +294,31 @@ class RemoteFolder:
         return path
 
     def put(self, path: Path) -> None:
-        """Copy a file to the folder, and remove it here."""
+        """Copy a file to the folder, where it gets its name when it is whole, and remove it here."""
+        protocols = self._system.protocol
+        whole = not _OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols)
+        name = path.name if whole else f"{path.name}.partial"
 
         def copy() -> None:
             self._system.makedirs(self._path, exist_ok=True)
-            self._system.put_file(str(path), f"{self._path}/{path.name}")
-            if (size := self.size(path.name)) != path.stat().st_size:
+            self._system.put_file(str(path), f"{self._path}/{name}")
+            if (size := self.size(name)) != path.stat().st_size:
                 raise OSError(f"{size} bytes arrived of {path.stat().st_size}")
+            if not whole:
+                self._rename(name, path.name)
 
         _persistently(self.url(path.name), copy, "written")
         path.unlink()
+
+    def _rename(self, name: str, target: str) -> None:
+        source, target = f"{self._path}/{name}", f"{self._path}/{target}"
+        try:
+            self._system.mv(source, target)
+        except OSError:
+            if not (self._system.exists(source) and self._system.exists(target)):
+                raise
+            self._system.rm_file(target)  # some, such as HDFS, replace nothing
+            self._system.mv(source, target)
 
     def make_index(self) -> dict[str, Any]:
         """Make or renew the folder's index, from the tables of its files; returns it.

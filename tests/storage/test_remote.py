@@ -28,7 +28,7 @@ from respipe.cli import app
 from respipe.errors import ConversionError, MissingBackendError, StorageError
 from respipe.storage import open_dataset
 from respipe.storage import remote as remote_module
-from respipe.storage.remote import Cache
+from respipe.storage.remote import Cache, RemoteFolder
 from respipe.storage.shards import ShardedDataset
 from tests.small_pages import convert_small
 from tests.storage.range_server import serving
@@ -43,6 +43,7 @@ class FlakyFileSystem(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     pseudo_dirs: ClassVar[list[str]] = [""]  # type: ignore[misc]
     failures = damages = num_read = 0
+    dies_at = "nowhere"
     piece = 4000
 
     @classmethod
@@ -52,6 +53,13 @@ class FlakyFileSystem(MemoryFileSystem):
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         file = super().open(path, mode, **options)
         return _Flaky(file) if mode == "rb" and path.endswith(".beton") else file
+
+    def put_file(self, lpath: str, rpath: str, *_: Any, **__: Any) -> None:
+        data = Path(lpath).read_bytes()
+        dies = FlakyFileSystem.dies_at in rpath
+        self.pipe_file(rpath, data[: len(data) // 2] if dies else data)
+        if dies:
+            raise ConnectionResetError("the machine is dead")
 
 
 class _Flaky:
@@ -92,6 +100,7 @@ def url(local: Path) -> Generator[str, None, None]:
     """A folder on the flaky file system, which works as long as nobody says otherwise."""
     fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
     FlakyFileSystem.failures = FlakyFileSystem.damages = FlakyFileSystem.num_read = 0
+    FlakyFileSystem.dies_at = "nowhere"
     system = fsspec.filesystem("flaky")
     for file in local.iterdir():
         system.pipe_file(f"/data/x/{file.name}", file.read_bytes())
@@ -336,6 +345,49 @@ def test_one_file_is_made_at_a_url(
     with pytest.raises(ConversionError, match=r"flaky://made/x\.beton exists already"):
         convert_small(url, "flaky://made/x.beton")
     convert_small(url, "flaky://made/x.beton", overwrite=True)
+
+
+@pytest.mark.parametrize(("dies_at", "num_made", "num_resumed"), [("shard-00001", 1, 12), ("index.json", 3, 18)])
+def test_a_file_gets_its_name_when_it_is_whole(
+    url: str,
+    local: Path,
+    jpeg_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dies_at: str,
+    num_made: int,
+    num_resumed: int,
+) -> None:
+    monkeypatch.setenv("RESPIPE_CACHE_DIR", str(tmp_path))
+    system, target = fsspec.filesystem("flaky"), "flaky://made/x"
+    FlakyFileSystem.dies_at = dies_at
+    with pytest.raises(StorageError, match=rf"made/x/{dies_at}.* cannot be written in 6 attempts: .* is dead"):
+        convert_small(jpeg_folder, target, shards=3)
+    assert len(system.glob("/made/x/*.partial")) == 1
+    made = [path for path in system.find("/made/x") if not path.endswith(".partial")]
+    assert len(made) == num_made
+    FlakyFileSystem.dies_at = "nowhere"
+    assert convert_small(jpeg_folder, target, shards=3).num_resumed == num_resumed
+    assert len(system.find("/made/x")) == 4
+    for file in local.iterdir():
+        assert system.cat_file(f"/made/x/{file.name}") == file.read_bytes()
+    FlakyFileSystem.dies_at = "index.json"
+    assert CliRunner().invoke(app, ["index", target]).exit_code
+    assert system.cat_file("/made/x/index.json") == (local / "index.json").read_bytes()
+
+
+def test_a_file_is_replaced_where_moving_replaces_nothing(
+    url: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move(system: FlakyFileSystem, source: str, target: str, **options: Any) -> None:
+        if system.exists(target):
+            raise OSError("it exists")
+        MemoryFileSystem.mv(system, source, target, **options)
+
+    monkeypatch.setattr(FlakyFileSystem, "mv", move)
+    made = RemoteFolder(url, Cache(folder=tmp_path)).make_index()
+    assert made == json.loads((local / "index.json").read_bytes())
+    assert not fsspec.filesystem("flaky").glob("/data/x/*.partial")
 
 
 @pytest.mark.parametrize("pattern", ["tars/train-{0..2}.tar", "tars/train-*.tar"])
