@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+import respipe
 from pipelines import selfsupervised
 from pipelines.demo_images import write_image
 from respipe.augment import ColorJitter
@@ -45,6 +47,20 @@ def test_loss_falls_and_training_goes_on_where_it_ended(
     assert sum(losses[-2:]) < 0.85 * sum(losses[:2])
     assert "nearest neighbours" in capsys.readouterr().out
     assert selfsupervised.main(job) == losses
+
+
+@pytest.mark.slow
+def test_features_learned_at_the_defaults_tell_classes_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, count in (("train", 1600), ("val", 400)):
+        for number in range(count):
+            write_image(tmp_path, 0, (split, number))
+        respipe.convert(tmp_path / split, tmp_path / f"{split}.beton", levels=(96,))
+    losses = selfsupervised.main([str(tmp_path / "train.beton"), "--val", str(tmp_path / "val.beton")])
+    before, after = (float(share) for share in re.findall(r"([\d.]+)% right", capsys.readouterr().out))
+    assert losses[-1] < 0.5 * losses[0]
+    assert after > 22 and after > before + 8  # by chance 10
 
 
 def test_loss_is_least_where_crops_of_an_image_agree_and_images_differ() -> None:
