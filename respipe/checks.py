@@ -8,18 +8,20 @@ from numbers import Real
 from typing import Any, SupportsIndex, cast
 
 
-def check_int(name: str, value: object, *, least: int) -> int:
+def check_int(name: str, value: object, *, least: int, most: int | None = None) -> int:
     """``value`` as a Python integer, so that schedules built from NumPy or YAML numbers compare and print alike.
 
     Raises:
         TypeError: it is not an integer.
-        ValueError: it is below ``least``.
+        ValueError: it is below ``least`` or above ``most``.
     """
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"`{name}` must be an integer; got {value!r}. Pass a whole number from {least}.")
     number = value.__index__()
     if number < least:
         raise ValueError(f"`{name}` must be at least {least}; got {number}. Pass a larger number.")
+    if most is not None and number > most:
+        raise ValueError(f"`{name}` must be at most {most}; got {number}. Pass a smaller number.")
     return number
 
 

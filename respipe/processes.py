@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from respipe.checks import check_int
+
 
 def rank_and_world_size(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
     """This process's place among the ranks that share every batch.
@@ -16,6 +18,7 @@ def rank_and_world_size(rank: int | None = None, world_size: int | None = None) 
     launchers such as ``torchrun`` set; without any of them it is rank 0 of 1.
 
     Raises:
+        TypeError: a value given is not an integer.
         ValueError: only one of the two is known, or the rank lies outside the world.
     """
     if rank is not None or world_size is not None:
@@ -23,7 +26,8 @@ def rank_and_world_size(rank: int | None = None, world_size: int | None = None) 
             raise ValueError(
                 f"`rank` and `world_size` must be given together; got {rank} and {world_size}. Pass both, or neither."
             )
-        if not 0 <= rank < world_size:
+        rank, world_size = check_int("rank", rank, least=0), check_int("world_size", world_size, least=1)
+        if rank >= world_size:
             raise ValueError(
                 f"`rank` must be in 0..world_size - 1; got rank {rank} of {world_size}. Count ranks from 0."
             )

@@ -11,7 +11,7 @@ import math
 import operator
 from enum import IntEnum
 from functools import lru_cache
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,9 @@ def check_seed(seed: SupportsIndex) -> int:
         TypeError: it is not an integer.
         ValueError: it does not fit into 64 bits without a sign.
     """
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"`seed` must be an integer; got {seed!r}. Pass a number such as 0.") from None
+    if isinstance(seed, bool) or not isinstance(cast(object, seed), SupportsIndex):
+        raise TypeError(f"`seed` must be an integer; got {seed!r}. Pass a number such as 0.")
+    value = operator.index(seed)
     if not 0 <= value < 2**64:
         raise ValueError(f"`seed` must be at least 0 and below 2**64; got {value}. Pass a number such as 0.")
     return value

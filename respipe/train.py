@@ -33,6 +33,7 @@ from respipe.model.batchnorm import divided_batchnorms
 from respipe.model.finetune import prepare_finetune
 from respipe.model.loading import build_model, load_weights
 from respipe.planning.crops import RandomCrop
+from respipe.printable import printable
 from respipe.recipe import Data, Jitter, LearningRate, Mixing, Optimizer, Recipe
 from respipe.rng import Stream, step_seeds
 from respipe.runs import (
@@ -496,10 +497,12 @@ def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
         )
     if val is not None:
         with closing(open_dataset(val)) as dataset:
-            if train.classes and dataset.classes and train.classes != dataset.classes:
-                differing = sorted(set(train.classes).symmetric_difference(dataset.classes))
+            ours, theirs = ([*map(printable, names or ())] for names in (train.classes, dataset.classes))
+            if ours and theirs and ours != theirs:
+                differing = sorted({*ours} ^ {*theirs})[:5]
+                how = f"only one of them has {differing}" if differing else f"in their order, not {theirs[:5]}"
                 raise ValueError(
-                    f"`--val` must have the classes of `--data`; only one of them has {differing[:5]}. Give both the "
+                    f"`--val` must have the classes of `--data`; {how}. Give both the "
                     "same subfolders, or convert it with --classes-from the training data."
                 )
     return num_classes

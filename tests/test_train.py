@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from respipe import train
 from respipe.cli import app
+from respipe.conversion import convert
 from respipe.loading.loader import Loader
 from respipe.planning.crops import RandomCrop
 from respipe.recipe import RECIPES
@@ -277,6 +278,9 @@ def test_validation_data_of_other_classes_is_refused(tmp_path: Path, tiny: Start
         (other / name / "0.jpg").write_bytes((jpeg_folder / source / "0.jpg").read_bytes())
     with pytest.raises(ValueError, match=r"only one of them has \['bee', 'cat', 'dog'\].*--classes-from"):
         tiny(val=other)
+    convert(jpeg_folder, tmp_path / "other.beton", classes_from=("cat", "bee", "ant"), num_workers=0)
+    with pytest.raises(ValueError, match=r"in their order, not \['cat', 'bee', 'ant'\].*--classes-from"):
+        tiny(val=tmp_path / "other.beton")
 
 
 def test_diverged_run_stops(tiny: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,9 @@ def convert(
     ] = None,
     classes_from: Annotated[
         Path | None,
-        typer.Option(help="Number classes as this data or checkpoint does, matched by name."),
+        typer.Option(
+            help="Number classes as this data, checkpoint or list (.txt, a name a line) does, matched by name."
+        ),
     ] = None,
     format: Format = None,
     label_field: LabelField = None,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 import respipe
-from respipe.checks import check_choice
+from respipe.checks import check_choice, check_int
 from respipe.conversion.journal import Journal
 from respipe.conversion.pyramid import build_pyramid
 from respipe.conversion.report import ConversionReport, SampleNote, TooManyCorruptError, make_report
@@ -103,7 +103,8 @@ def convert(
         fields: names of what to store beside image and label, as the source calls it, such as captions; FFCV sees none
             of them.
         classes_from: a converted file, any other source or a checkpoint of training whose classes the labels are to
-            number, or the names in order: for validation data that lack some. Labels are matched by class name.
+            number, or the names in order, also a ``.txt`` of them: for validation data that lack some. Labels are
+            matched by class name.
         format: of the source, where several could be meant: a key of
             :func:`respipe.conversion.sources.base.source_specs`.
         label_field: the source's name for the label, or that of a column of ``labels``; in a ``.beton`` by default
@@ -300,8 +301,7 @@ class _Run:
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        if self.allow_corrupt < 0:
-            raise ValueError(f"`allow_corrupt` must be at least 0; got {self.allow_corrupt}.")
+        check_int("allow_corrupt", self.allow_corrupt, least=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

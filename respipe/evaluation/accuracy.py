@@ -22,9 +22,10 @@ from respipe.cost.macs import counted
 from respipe.evaluation.passes import Pass, plan_passes
 from respipe.evaluation.predictions import Predictions
 from respipe.loading.loader import Loader
-from respipe.model.network import device_of, evaluation_mode, unwrapped
+from respipe.model.network import check_module, device_of, evaluation_mode, unwrapped
 from respipe.normalization import Normalize
 from respipe.planning.crops import CenterCrop, Crop
+from respipe.printable import printable
 from respipe.processes import check_group
 from respipe.schedules.rsnet import RSNet
 from respipe.storage.open import Data, open_dataset
@@ -116,9 +117,11 @@ def evaluate(
     Raises:
         ValueError: there is no size, a label has no logit, or a class of the data is none of ``classes``.
         RuntimeError: RANK and WORLD_SIZE name several ranks, and ``torch.distributed`` is not initialised.
-        TypeError: a size is no integer.
+        TypeError: a size is no integer, ``model`` is no module, or what it returns are no logits.
     """
     check_group("evaluate")
+    check_module(model)
+    batch_size = check_int("batch_size", batch_size, least=1)
     sizes = tuple(check_int("sizes", size, least=1) for size in ((sizes,) if isinstance(sizes, int) else sizes))
     if not sizes:
         raise ValueError("`sizes` must name at least one image size; got none.")
@@ -154,9 +157,16 @@ def evaluate(
 
 def _outputs_of(data: Sequence[str] | None, classes: Sequence[str] | None, device: torch.device) -> torch.Tensor | None:
     """The output that each class of the data belongs to, (C,) int64; None where labels are their numbers."""
-    if data is None or classes is None or tuple(data) == tuple(classes):
+    if data is None or classes is None:
+        return None
+    data, classes = ([*map(printable, names)] for names in (data, classes))  # as converted files spell them
+    if data == classes:
         return None
     numbers = {name: number for number, name in enumerate(classes)}
+    if len(numbers) < len(classes):
+        raise ValueError(
+            f"`classes` must be distinct; got {max(classes, key=classes.count)!r} more than once. Name each output."
+        )
     unknown = [name for name in data if name not in numbers]
     if unknown:
         raise ValueError(
@@ -198,9 +208,9 @@ def _sum_up(
         images = cast(tuple[torch.Tensor, ...], batches if isinstance(batches, tuple) else (batches,))
         for number, shown in enumerate(images):
             if len(labels):
-                logits = model(shown).float()
+                logits = _logits(model, shown)
                 if flip:
-                    logits = (logits + model(shown.flip(-1)).float()) / 2
+                    logits = (logits + _logits(model, shown.flip(-1))) / 2
                 sums[number] += _batch_sums(logits, labels)
                 check_outputs(logits.shape[1])
                 if answers is not None:
@@ -209,6 +219,19 @@ def _sum_up(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
     return dict(zip(sizes, sums, strict=True))
+
+
+def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """(B, classes) float32; transformers' models return them as an attribute."""
+    found: Any = model(images)
+    logits = getattr(found, "logits", found)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(found).__name__
+        raise TypeError(
+            f"`model` must return logits of shape (B, classes), here ({len(images)}, classes); got {what}. Wrap it in "
+            "a module that returns them alone."
+        )
+    return logits.float()
 
 
 def _batch_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from respipe.storage.masks import crop_mask, read_mask
 
 def check_fields(fields: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
     """Names of fields that a dataset has."""
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+    is_sequence = isinstance(cast(object, fields), Iterable) and not isinstance(fields, str)
+    if not is_sequence or not all(isinstance(name, str) for name in fields):
         raise TypeError(f"`fields` must be a sequence of names; got {fields!r}. Pass for example ('label',).")
     known = ", ".join(f"`{name}`" for name in dataset.fields) or "none"
     if missing := [name for name in fields if name not in dataset.fields]:

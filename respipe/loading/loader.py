@@ -25,7 +25,7 @@ from respipe.loading.current_backend import BackendInUse, CurrentBackend
 from respipe.loading.decoding import decode_in_order
 from respipe.loading.fields import BatchFields, check_fields, check_masks
 from respipe.loading.placement import HandOver, Placement, check_device
-from respipe.loading.position import LoaderState, SamplerView
+from respipe.loading.position import MAX_EPOCH, LoaderState, SamplerView
 from respipe.loading.prefetch import WorkAhead, prefetch
 from respipe.loading.shapes import batch_shapes, warn_past_recompile_limit
 from respipe.loading.transform import BatchTransform, Decoded, Images, augment_in_order, transformed
@@ -39,7 +39,7 @@ from respipe.planning.policy import Blocks, SamplingPolicy, Shuffle
 from respipe.planning.run import RunPlan
 from respipe.processes import num_cores, rank_and_world_size
 from respipe.rng import Stream, step_seeds
-from respipe.schedules.step import Schedule
+from respipe.schedules.step import Schedule, check_schedule
 from respipe.storage.dataset import Dataset
 from respipe.storage.open import Data, Mixture, open_mixture
 from respipe.storage.remote import Cache
@@ -167,10 +167,7 @@ class Loader:
         world_size: int | None = None,
         with_spec: bool = False,
     ) -> None:
-        if not isinstance(schedule, Schedule) or isinstance(schedule, type):
-            raise TypeError(
-                f"`schedule` must be a schedule; got {schedule!r}. Pass for example respipe.schedules.Constant(224)."
-            )
+        check_schedule(schedule)
         if batch_transform is not None and not callable(batch_transform):
             raise TypeError(
                 f"`batch_transform` must be callable with (images, labels); got {batch_transform!r}. Pass a function."
@@ -191,7 +188,7 @@ class Loader:
             mix=mixup if isinstance(mixup, Mixing) else Mixing(mixup, cutmix) if mixup or cutmix else None,
         )
         batch_size = check_int("batch_size", batch_size, least=1)
-        num_threads = num_cores() if num_threads is None else check_int("num_threads", num_threads, least=1)
+        num_threads = num_cores() if num_threads is None else check_int("num_threads", num_threads, least=1, most=1024)
         self._placement = Placement(device=check_device(device), dtype=dtype, normalize=normalize)
         self._hand_over = HandOver()
         self._ahead = WorkAhead(num_batches=num_prefetch, num_bytes=prefetch_bytes)
@@ -199,6 +196,7 @@ class Loader:
         self._share = rank, world_size
         self._batch_transform, self._with_spec = batch_transform, with_spec
         check_choice("interpolation", interpolation, get_args(Interpolation))
+        level_margin = check_number("level_margin", level_margin, least=0)
         self._routed = partial(route, margin=level_margin, interpolation=interpolation)
         opened = open_mixture(
             data,
@@ -388,7 +386,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration. Naming the current one changes nothing, also after a resume."""
-        epoch = check_int("epoch", epoch, least=0)
+        epoch = check_int("epoch", epoch, least=0, most=MAX_EPOCH)
         if epoch != self._epoch:
             self._stop("set_epoch() has chosen another epoch")
             self._epoch, self._step, self._start = epoch, 0, 0

@@ -41,9 +41,10 @@ def check_device(device: str | torch.device) -> torch.device:
             ) from error
     count = torch.cuda.device_count() if found.type == "cuda" else 1 if found.type == "cpu" else math.inf
     if (found.index or 0) >= count:
+        remedy = ", or make the GPU visible" if found.type == "cuda" else ""
         raise ValueError(
-            f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} CUDA devices. Pass 'cpu', "
-            "or make the GPU visible."
+            f"`device` must be on this machine; got {str(found)!r}, and torch finds {count} {found.type.upper()} "
+            f"devices. Pass 'cpu'{remedy}."
         )
     return torch.device("cuda", torch.cuda.current_device()) if found == torch.device("cuda") else found
 

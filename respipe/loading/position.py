@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from respipe.checks import check_int
 from respipe.errors import StateMismatchError
 
 if TYPE_CHECKING:
     from respipe.loading.loader import Loader
 
 VERSION = 1
+MAX_EPOCH = 2**32  # far beyond any run, and within what every counter of it holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class LoaderState:
         Raises:
             StateMismatchError: it belongs to another format version, seed, schedule or dataset.
         """
+        if not isinstance(cast(object, state), Mapping):
+            raise TypeError(f"`state_dict` must be a mapping; got {state!r}. Pass what `Loader.state_dict()` returned.")
         names = {field.name for field in fields(LoaderState)}
         if set(state) != names:
             raise StateMismatchError(
@@ -59,12 +63,11 @@ class LoaderState:
                 f"The saved state belongs to another run. They differ in\n{sides}\n"
                 "Build the loader with the saved values to continue that run, or do not load the state to start anew."
             )
-        place = state["epoch"], state["step"]
-        if not all(type(value) is int and value >= 0 for value in place):
-            raise StateMismatchError(
-                f"`epoch` and `step` must be integers of at least 0; found {place[0]!r} and {place[1]!r}."
-            )
-        return LoaderState(**state)
+        try:  # checkpoint formats may return NumPy's integers, or tensors
+            epoch, step = (check_int(name, state[name], least=0, most=MAX_EPOCH) for name in ("epoch", "step"))
+        except (TypeError, ValueError) as error:
+            raise StateMismatchError(f"The saved position is damaged: {error}") from error
+        return LoaderState(seed=seed, epoch=epoch, step=step, fingerprint=fingerprint)
 
     def check_step(self, num_steps: int) -> None:
         """Compare the step with the number of those in the state's epoch. The last one plus one is the epoch's end.

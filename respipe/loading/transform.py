@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,10 +101,17 @@ def transformed(
         device: where the batch is.
 
     Raises:
+        TypeError: it returned something else.
         ValueError: labels were mixed where the images of some sizes were not, as by torchvision's ``v2.MixUp``.
     """
     with seeded_generators(seeds, device):
-        new_images, new_labels = transform(images, labels)
+        returned: Any = transform(images, labels)
+    if not isinstance(returned, (tuple, list)) or len(cast("tuple[Any, ...]", returned)) != 2:
+        raise TypeError(
+            f"`batch_transform` must return (images, labels); got {type(returned).__name__}. Return both, also the one "
+            "that it leaves as it is."
+        )
+    new_images, new_labels = cast("tuple[Images, torch.Tensor | None]", returned)
     if isinstance(images, tuple) and new_labels is not labels:
         left = [str(new.shape[-1]) for new, old in zip(new_images, images, strict=True) if new is old]
         if left:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.fx
@@ -132,6 +132,13 @@ class Routed(nn.Module):
 
     def take_back(self) -> None:
         """After a compiled call."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` calls before it compiles a module."""
+        raise RuntimeError(
+            "`torch.jit.script` cannot compile an adapted model, whose layers go by the size of its images. Compile "
+            "what `respipe.extract(model, size)` returns."
+        )
 
     def restore(self) -> None:
         """Become the plain layer again."""

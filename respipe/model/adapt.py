@@ -25,7 +25,7 @@ from respipe.model.lowmode import (
     make_kernels_pooled,
 )
 from respipe.model.positions import make_positions_adaptive
-from respipe.schedules.step import Schedule
+from respipe.schedules.step import Schedule, check_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def adapt(
         ``model`` itself.
 
     Raises:
+        TypeError: ``model`` is no module, or ``schedule`` no schedule.
         ValueError: the model cannot take one of the sizes; the message names the size and what the model said. Or the
             model was adapted before to what is asked for again, or is sharded.
 
@@ -82,6 +83,7 @@ def adapt(
     """
     check_choice("batchnorm", batchnorm, get_args(BatchNorm))
     check_choice("kernels", kernels, get_args(Kernels))
+    check_schedule(schedule)
     network.check_whole(model)
     transformers = make_positions_adaptive(model)
     try:

@@ -29,12 +29,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def check_module(model: object) -> None:
+    """Raise ``TypeError`` unless ``model`` is a module: a class, a name or a ``state_dict`` is none."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}. Pass the model itself.")
+
+
 def check_whole(model: nn.Module) -> None:
-    """Refuse a model that FSDP2 has divided among processes: no copy can be made of it.
+    """Refuse what is no model, and one that FSDP2 has divided among processes: no copy can be made of it.
 
     Raises:
+        TypeError: it is no module.
         ValueError: ``torch.distributed.fsdp.fully_shard`` was called with it or a part of it.
     """
+    check_module(model)
     fsdp = sys.modules.get("torch.distributed.fsdp")  # without it, nothing is sharded
     if fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules()):
         raise ValueError(

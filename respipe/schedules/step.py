@@ -127,6 +127,14 @@ class Step:
         return replace(self, sizes=tuple(size * self.decimation for size in self.sizes), decimation=1, views=())
 
 
+def check_schedule(schedule: object) -> None:
+    """Raise ``TypeError`` unless ``schedule`` is one: neither a size nor a schedule's class is."""
+    if not isinstance(schedule, Schedule) or isinstance(schedule, type):
+        raise TypeError(
+            f"`schedule` must be a schedule; got {schedule!r}. Pass for example respipe.schedules.Constant(224)."
+        )
+
+
 @runtime_checkable
 class Schedule(Protocol):
     """Decides the size of every step of a run.

@@ -161,6 +161,16 @@ def test_classes_are_numbered_as_another_dataset_does(jpeg_folder: Path, tmp_pat
     convert_small(tmp_path / "val", tmp_path / "other.beton", classes_from=tmp_path / "trained.pt")
     dataset = BetonDataset(tmp_path / "other.beton")
     assert (dataset.classes, dataset.labels.tolist()) == (("cat", "bee", "ant"), [1, 0])
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfbee\r\nfox\r\ncat\r\n")
+    convert_small(tmp_path / "val", tmp_path / "listed.beton", classes_from=tmp_path / "names.txt")
+    dataset = BetonDataset(tmp_path / "listed.beton")
+    assert (dataset.classes, dataset.labels.tolist()) == (("bee", "fox", "cat"), [0, 2])
+    (tmp_path / "names.txt").write_text("bee\ncat\nbee\n")
+    with pytest.raises(ConversionError, match="each class once; got 'bee' more than once"):
+        convert_small(tmp_path / "val", tmp_path / "x.beton", classes_from=tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_bytes(b"b\xffe\n")
+    with pytest.raises(ConversionError, match="must be a text in UTF-8"):
+        convert_small(tmp_path / "val", tmp_path / "x.beton", classes_from=tmp_path / "names.txt")
     torch.save({"model": {}}, tmp_path / "nameless.pt")
     with pytest.raises(ConversionError, match=r"nameless.pt has no class names"):
         convert_small(tmp_path / "val", tmp_path / "x.beton", classes_from=tmp_path / "nameless.pt")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,6 +250,31 @@ def test_labels_are_matched_by_the_names_of_classes(tmp_path: Path) -> None:
     assert result.top1 == 1
     (result,) = evaluate(network, data, 32, classes=("fox", "dog", "cat"), **options)  # type: ignore[arg-type]
     assert result.top1 == 0
+    with pytest.raises(ValueError, match="`classes` must be distinct; got 'cat' more than once"):
+        evaluate(network, data, 32, classes=("cat", "cat", "fox"), **options)  # type: ignore[arg-type]
+
+
+def test_classes_match_however_a_folder_and_a_converted_file_spell_them(tmp_path: Path) -> None:
+    data = coloured_folder(tmp_path / "val", **{"a\nb": RED, "fox": BLUE})
+    for spelt in ("a\nb", r"a\nb"):
+        (result,) = evaluate(Colours(BLUE, RED), data, 32, backend="reference", normalize=None, classes=("fox", spelt))
+        assert result.top1 == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda images: {"logits": images}, lambda images: images, lambda images: images[0, 0]]
+)
+def test_a_model_that_returns_no_logits_is_refused(jpeg_folder: Path, answer: Callable[[torch.Tensor], Any]) -> None:
+    class Other(nn.Module):
+        def forward(self, images: torch.Tensor) -> Any:
+            return answer(images)
+
+    with pytest.raises(TypeError, match=r"`model` must return logits of shape \(B, classes\), here \(18, classes\)"):
+        evaluate(Other(), jpeg_folder, 32, backend="reference")
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module; got type"):
+        evaluate(Other, jpeg_folder, 32)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        evaluate(Other(), jpeg_folder, 32, batch_size=0)
 
 
 def test_outputs_without_names_that_outnumber_the_classes_are_said(

@@ -120,6 +120,21 @@ def test_an_iteration_that_is_through_is_through(dataset: MemoryDataset) -> None
         assert next(batches, None) is None
 
 
+@pytest.mark.parametrize("returned", [None, torch.zeros(1), (1, 2, 3)])
+def test_a_batch_transform_that_returns_no_pair_is_told(dataset: MemoryDataset, returned: object) -> None:
+    with (
+        make(dataset, batch_transform=lambda images, labels: returned) as loader,
+        pytest.raises(TypeError, match=r"`batch_transform` must return \(images, labels\)"),
+    ):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(("epoch", "error"), [(2**70, ValueError), (True, TypeError), (-1, ValueError)])
+def test_an_epoch_out_of_reach_is_refused(dataset: MemoryDataset, epoch: int, error: type[Exception]) -> None:
+    with make(dataset) as loader, pytest.raises(error, match="`epoch` must be"):
+        loader.set_epoch(epoch)
+
+
 def test_an_error_in_the_batch_transform_does_not_leave_its_batch_out(dataset: MemoryDataset) -> None:
     calls = itertools.count()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from respipe.errors import StateMismatchError
 from respipe.loading.position import LoaderState
@@ -30,10 +34,23 @@ def test_a_mismatch_prints_both_sides_and_the_remedy(change: dict[str, object], 
     assert "Build the loader with the saved values" in message
 
 
-@pytest.mark.parametrize("change", [{"step": -1}, {"epoch": "2"}, {"step": 1.5}, {"epoch": None}, {"step": True}])
+@pytest.mark.parametrize(
+    "change", [{"step": -1}, {"epoch": "2"}, {"step": 1.5}, {"epoch": None}, {"step": True}, {"epoch": 2**70}]
+)
 def test_a_nonsensical_position_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(StateMismatchError, match="at least 0"):
+    with pytest.raises(StateMismatchError, match=r"`(epoch|step)` must be"):
         LoaderState.from_dict(STATE.to_dict() | change, seed=3, fingerprint=STATE.fingerprint)
+
+
+def test_integers_of_numpy_and_torch_are_positions() -> None:
+    state = STATE.to_dict() | {"epoch": np.int64(STATE.epoch), "step": torch.tensor(STATE.step)}
+    assert LoaderState.from_dict(state, seed=3, fingerprint=STATE.fingerprint) == STATE
+
+
+@pytest.mark.parametrize("state", [None, 5])
+def test_what_is_no_state_at_all_is_refused(state: Any) -> None:
+    with pytest.raises(TypeError, match="`state_dict` must be a mapping"):
+        LoaderState.from_dict(state, seed=3, fingerprint=STATE.fingerprint)
 
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 1}, STATE.to_dict() | {"extra": 1}])

@@ -82,6 +82,20 @@ def test_what_was_asked_for_and_had_no_effect_is_a_warning(options: dict[str, An
         adapt(model, TRD(32, 16, 0.5), **options)
 
 
+@pytest.mark.parametrize(
+    ("model", "schedule", "message"),
+    [
+        (None, TRD(32, 16, 0.5), "`model` must be a torch.nn.Module; got NoneType"),
+        (nn.Module, TRD(32, 16, 0.5), "`model` must be a torch.nn.Module; got type"),
+        (nn.Identity(), 32, "`schedule` must be a schedule; got 32"),
+        (nn.Identity(), TRD, "`schedule` must be a schedule"),
+    ],
+)
+def test_what_is_no_model_or_no_schedule_is_refused(model: Any, schedule: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        adapt(model, schedule)
+
+
 def test_schedule_of_ones_own_says_what_it_needs_of_a_model() -> None:
     @dataclass(frozen=True)
     class Halves:

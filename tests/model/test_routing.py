@@ -137,6 +137,9 @@ def test_fusing_by_torch_ao_and_tracing_are_refused() -> None:
             torch.fx.symbolic_trace(adapted(schedule))
     with pytest.raises(RuntimeError, match=r"`torch.jit.trace` would keep one size"):
         torch.jit.trace(adapted(), images(32))
+    for schedule in (RSNet(SIZES), LowMode(32)):
+        with pytest.raises(RuntimeError, match=r"`torch.jit.script` cannot compile an adapted model.*respipe.extract"):
+            torch.jit.script(adapted(schedule))
 
 
 def test_layers_used_without_the_model_warn_once() -> None:

@@ -103,6 +103,10 @@ def test_flat_folders_and_archives_are_refused_with_what_to_type(tmp_path: Path)
         archive.add(tmp_path / "flat", "flat")
     with pytest.raises(StorageError, match=r"x.tar is a tar archive, not a .beton. Convert it with"):
         open_dataset(tmp_path / "x.tar")
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "flat", "flat")
+    with pytest.raises(StorageError, match=r"x.tgz is a gzip archive, not a .beton. Unpack it with `gunzip"):
+        open_dataset(tmp_path / "x.tgz")
 
 
 def test_classes_that_are_numbers_are_warned_about_where_their_order_is_not_theirs(

@@ -197,7 +197,9 @@ def source_spec(given: Any, format: str | None = None, options: SourceOptions = 
         there = files_of(given)
         if not there:
             raise StorageError(f"{not_there(Path(given))}. `respipe convert --help` lists what can be converted.")
-        raise StorageError(f"{given} is {format_of(there[0]) or 'of no known kind'}. Give one of: {known}.")
+        what = format_of(there[0]) or "of no known kind"
+        unpack = "Unpack it, or give" if what.endswith("archive") else "Give"
+        raise StorageError(f"{given} is {what}. {unpack} one of: {known}.")
     if len(found) > 1 and found[1].priority == found[0].priority:
         kinds = " or ".join(f"format={spec.format!r} ({spec.title})" for spec in found)
         raise StorageError(f"{given} may be several things. Say which: {kinds}.")
@@ -266,7 +268,8 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
 
     Args:
         source: labelled with classes whose names it knows.
-        classes_from: a source or a checkpoint that has class names, or the names in order.
+        classes_from: a source or a checkpoint that has class names; the names in order, also as a ``.txt`` file with
+            one in each line.
 
     Raises:
         ConversionError: one of the two has no class names, or a class of the source is not among the others.
@@ -283,6 +286,9 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
         )
     # Names are stored as they can be printed, whatever bytes a folder's name holds.
     places = {printable(name): number for number, name in enumerate(names)}
+    if len(places) < len(names):
+        twice = max(names, key=names.count)
+        raise ConversionError(f"`classes_from` must name each class once; got {twice!r} more than once. Remove one.")
     own_names = [*map(printable, own.classes)] if own.classes else [str(number) for number in range(len(names))]
     numbers = np.array([places.get(name, -1) for name in own_names] if own.classes else range(len(names)), np.int64)
     plain: Mapping[int, str] = {}
@@ -304,11 +310,17 @@ def with_classes(source: Source, classes_from: str | os.PathLike[str] | Sequence
 
 
 def class_names_of(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
-    """Class names of a source, or those that a checkpoint of training was saved with; None where there are none."""
+    """Class names of a source, a checkpoint of training, or a ``.txt`` with one a line; None where there are none."""
     from respipe.model.loading import class_names_in, is_checkpoint  # imports torch
 
     if is_checkpoint(Path(path)):
         return class_names_in(path)
+    if Path(path).suffix.lower() == ".txt" and Path(path).is_file():
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ConversionError(f"{path} must be a text in UTF-8, a class name in each line; {error}.") from error
+        return tuple(line.strip() for line in lines if line.strip()) or None
     label = open_source(path).fields.get("label")
     return None if label is None else label.classes
 

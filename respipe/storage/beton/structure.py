@@ -129,6 +129,8 @@ def _read_header(path: Path, memory: NDArray[np.uint8]) -> tuple[int, int, int]:
         where = printable(str(path))
         if kind in ("a tar archive", "a zip archive"):
             remedy = f"Convert it with `respipe convert {where} TARGET.beton`."
+        elif kind == "a gzip archive":
+            remedy = f"Unpack it with `gunzip {where}`, and convert the tar that this leaves."
         else:
             remedy = "Lay its images into one folder per class, and convert the folder that holds these."
         raise StorageError(f"{where} is {kind}, not a .beton. {remedy}")
