@@ -105,10 +105,11 @@ def transformed(
         ValueError: labels were mixed where the images of some sizes were not, as by torchvision's ``v2.MixUp``.
     """
     with seeded_generators(seeds, device):
-        returned: Any = transform(images, labels)
+        returned = cast(object, transform(images, labels))
     if not isinstance(returned, (tuple, list)) or len(cast("tuple[Any, ...]", returned)) != 2:
+        kind = type(cast(object, returned)).__name__
         raise TypeError(
-            f"`batch_transform` must return (images, labels); got {type(returned).__name__}. Return both, also the one "
+            f"`batch_transform` must return (images, labels); got {kind}. Return both, also the one "
             "that it leaves as it is."
         )
     new_images, new_labels = cast("tuple[Images, torch.Tensor | None]", returned)
