@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 INDEX = "index.json"
 _FORMAT = "respipe shards 1"
 
+_TABLES = tuple(field.name for field in fields_of(Level) if field.name not in ("name", "buffers"))
+
 # Opening a file waits for its disk or server as long as it takes to read its tables.
 _NUM_THREADS = 8
 
@@ -255,9 +257,11 @@ def open_shards(folder: Path) -> ShardedDataset:
         raise StorageError(f"{folder / INDEX} is damaged. {command} makes it again.")
     paths = [folder / entry.name for entry in entries]
     for path, entry in zip(paths, entries, strict=True):
-        found = path.stat().st_size if path.exists() else None
-        if found is None:
-            raise StorageError(f"{path} is missing, which {INDEX} names. Restore it, or convert that part again.")
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            message = f"{path} is missing, which {INDEX} names. Restore it, or convert that part again."
+            raise StorageError(message) from None
         if found < entry.num_bytes:
             raise StorageError(f"{path} is truncated: {found} bytes of {entry.num_bytes}. Copy or convert it again.")
     dataset = ShardedDataset(paths, path=folder)
@@ -428,7 +432,7 @@ def _allow_open_files(count: int) -> None:
 
 def _joined_level(levels: Sequence[Level], numbers: NDArray[np.int32]) -> Level:
     tables: dict[str, Any] = {"buffers": numbers}
-    for name in ("heights", "widths", "offsets", "sizes", "raw", "checksums"):
+    for name in _TABLES:
         parts = [getattr(level, name) for level in levels]
         tables[name] = None if parts[0] is None else np.concatenate(parts)
     for table in tables.values():
@@ -439,7 +443,5 @@ def _joined_level(levels: Sequence[Level], numbers: NDArray[np.int32]) -> Level:
 
 def _part_of(level: Level, part: slice, own: Level) -> Level:
     """The rows of one file, whose only buffer is its own."""
-    tables = {field.name: getattr(level, field.name) for field in fields_of(Level) if field.name != "name"}
-    rows: dict[str, Any] = {name: None if table is None else table[part] for name, table in tables.items()}
-    rows["buffers"] = own.buffers
-    return Level(name=level.name, **rows)
+    rows: dict[str, Any] = {name: None if (table := getattr(level, name)) is None else table[part] for name in _TABLES}
+    return Level(name=level.name, buffers=own.buffers, **rows)

@@ -291,7 +291,7 @@ def _read_levels(structure: Structure) -> tuple[Level, ...]:
         levels = [read_images(structure, name) for name in names]
     if structure.appendix is None:
         return _family(structure.path, levels)
-    if any(_area(smaller) > _area(larger) for larger, smaller in pairwise(levels)):
+    if any(smaller > larger for larger, smaller in pairwise(map(_area, levels))):
         raise broken(structure.path, f"its levels {names} are not in the order of their sizes")
     return tuple(levels)
 
@@ -309,7 +309,7 @@ def _family(path: Path, found: list[Level]) -> tuple[Level, ...]:
 
 def _area(level: Level) -> int:
     """Pixels of all its images."""
-    return int((level.heights.astype(np.int64) * level.widths).sum())
+    return int(np.multiply(level.heights, level.widths, dtype=np.int64).sum())
 
 
 def _read_fields(structure: Structure, memory: Bytes, label_field: str | None) -> dict[str, Column]:

@@ -262,26 +262,28 @@ def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence
         raise broken(structure.path, f"the tables of its {len(names)} smaller levels are {found}")
     for table in tables:
         table.flags.writeable = False
-    levels: list[Level] = []
+    heights, widths, offsets, sizes = tables
     start, end = structure.data_start, structure.data_end
+    shorter, num_pixels = np.minimum(heights, widths), np.multiply(heights, widths, dtype=np.int64)
+    _require(structure, names, shorter > 0, "height and width must be at least 1", shorter)
+    _require(structure, names, num_pixels <= most_pixels(), f"must have at most {most_pixels()} pixels", num_pixels)
+    inside = (offsets >= start) & (offsets < end)
+    _require(structure, names, inside, f"pointer must be in {start}..{end}", offsets)
+    fits = (sizes > 0) & (sizes <= end - np.where(inside, offsets, start))
+    _require(structure, names, fits, f"length must be at least 1 and end before byte {end}", sizes)
     none = np.broadcast_to(np.False_, structure.num_samples)
     buffers = np.broadcast_to(np.int32(0), structure.num_samples)
-    for name, heights, widths, offsets, sizes in zip(names, *tables, strict=True):
-        shorter = np.minimum(heights, widths)
-        _require(structure, name, shorter > 0, "height and width must be at least 1", shorter)
-        num_pixels = heights.astype(np.int64) * widths
-        _require(structure, name, num_pixels <= most_pixels(), f"must have at most {most_pixels()} pixels", num_pixels)
-        inside = (offsets >= start) & (offsets < end)
-        _require(structure, name, inside, f"pointer must be in {start}..{end}", offsets)
-        fits = (sizes > 0) & (sizes <= end - np.where(inside, offsets, start))
-        _require(structure, name, fits, f"length must be at least 1 and end before byte {end}", sizes)
-        levels.append(
-            Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=sizes, raw=none)
-        )
-    return levels
+    return [
+        Level(name=name, heights=rows[0], widths=rows[1], buffers=buffers, offsets=rows[2], sizes=rows[3], raw=none)
+        for name, *rows in zip(names, *tables, strict=True)
+    ]
 
 
-def _require(structure: Structure, name: str, good: NDArray[np.bool_], rule: str, values: NDArray[Any]) -> None:
+def _require(
+    structure: Structure, names: str | Sequence[str], good: NDArray[np.bool_], rule: str, values: NDArray[Any]
+) -> None:
+    """Raise for the first sample of a field, or of several with a row each, that is not good."""
     if not good.all():
-        index = int(np.argmin(good))
-        raise broken(structure.path, f"sample {index}, field `{name}`: {rule}; got {values[index]}")
+        place = np.unravel_index(np.argmin(good), good.shape)
+        name = names if isinstance(names, str) else names[int(place[0])]
+        raise broken(structure.path, f"sample {place[-1]}, field `{name}`: {rule}; got {values[place]}")

@@ -6,6 +6,8 @@ import contextlib
 import struct
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.beton.appendix import MAGIC
 from respipe.storage.beton.dataset import BetonDataset
 from respipe.storage.beton.format import FIELD, HEADER, PAGE_SIZE
+from respipe.storage.beton.structure import read_hidden_levels, read_structure
 from tests.memory_dataset import jpeg_bytes, smooth_image
 from tests.slow.faults.mutations import seal
 from tests.small_pages import PAGE_SIZE as SMALL_PAGE_SIZE
@@ -288,3 +291,25 @@ def test_neither_mark_of_the_appendix_can_be_lost_alone(folder: Path, pyramid: b
 def test_pages_are_those_of_ffcv_unless_a_test_makes_them_small(pyramid: bytes) -> None:
     assert PAGE_SIZE == 8 << 20
     assert struct.unpack_from("<I", pyramid, 4) == (SMALL_PAGE_SIZE,)
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "rule"),
+    [
+        ("heights", 0, r"height and width must be at least 1; got 0"),
+        ("offsets", 3, r"pointer must be in \d+\.\.\d+; got 3"),
+        ("sizes", 2**62, r"length must be at least 1 and end before byte \d+; got 4611686018427387904"),
+    ],
+)
+def test_a_fault_of_a_smaller_level_names_the_level_and_the_sample(
+    jpeg_folder: Path, tmp_path: Path, table: str, value: int, rule: str
+) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton")
+    structure = read_structure(tmp_path / "x.beton", np.fromfile(tmp_path / "x.beton", np.uint8))
+    appendix = structure.appendix
+    assert appendix is not None
+    arrays = {name: appendix.array(f"level_{name}").copy() for name in ("heights", "widths", "offsets", "sizes")}
+    arrays[table][1, 7] = value
+    faulty: Any = SimpleNamespace(array=lambda name: arrays[name.removeprefix("level_")])
+    with pytest.raises(StorageError, match=f"sample 7, field `image_32`: {rule}"):
+        read_hidden_levels(structure, faulty, ["image_64", "image_32"])
