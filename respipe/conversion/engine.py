@@ -322,6 +322,10 @@ class _Conversion:
             ConversionError: there is no folder for the file, or it exists.
         """
         _check_folder(self.target)
+        if self.target.is_dir():
+            raise ConversionError(
+                f"`target` must be a file to make; {self.target} is a folder. Name one in it, such as all.beton."
+            )
         if not self._log.exists():
             self._check_free()
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from respipe.checks import check_int
 from respipe.storage.beton.format import MAX_PAGE_SIZE, PAGE_SIZE
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
@@ -60,10 +61,7 @@ class ConversionSettings:
             )
         if self.subsampling not in get_args(Subsampling):
             raise ValueError(f"`subsampling` must be one of {get_args(Subsampling)}; got {self.subsampling!r}.")
-        if self.restart_interval < 0:
-            raise ValueError(
-                f"`restart_interval` must be at least 0; got {self.restart_interval}. Use 0 for no restart markers."
-            )
+        check_int("restart_interval", self.restart_interval, least=0)
         if self.keep not in get_args(Keep):
             raise ValueError(f"`keep` must be one of {get_args(Keep)}; got {self.keep!r}.")
         if self.keep == "pixels" and not self.restart_interval:

@@ -28,6 +28,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from PIL import Image
 
+from respipe.checks import check_int
 from respipe.errors import WorkerLostError
 from respipe.processes import num_cores
 
@@ -49,13 +50,12 @@ def check_num_workers(num_workers: int | None) -> int:
     """A number of workers as given; for None as many as cores this process may use.
 
     Raises:
-        ValueError: it is negative.
+        TypeError: it is not an integer.
+        ValueError: it is negative, or above 1024.
     """
     if num_workers is None:
         return num_cores()
-    if num_workers < 0:
-        raise ValueError(f"`num_workers` must be at least 0; got {num_workers}. With 0 this process does the work.")
-    return num_workers
+    return check_int("num_workers", num_workers, least=0, most=1024)
 
 
 def map_samples(

@@ -20,6 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from respipe.checks import check_int
 from respipe.jpeg.header import JpegError, JpegHeader, is_complete, read_header
 
 # The formats images are accepted in, whatever their file name says. Pillow knows more, some of which run programs.
@@ -113,8 +114,8 @@ def pixel_limit(max_pixels: int | None) -> Generator[None, None, None]:
     Raises:
         ValueError: it is not positive.
     """
-    if max_pixels is not None and max_pixels < 1:
-        raise ValueError(f"`max_pixels` must be at least 1; got {max_pixels}. With None Pillow's limit holds.")
+    if max_pixels is not None:
+        check_int("max_pixels", max_pixels, least=1)
     before = Image.MAX_IMAGE_PIXELS
     if max_pixels is not None:
         Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow refuses twice as many

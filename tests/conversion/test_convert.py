@@ -256,6 +256,11 @@ def test_existing_target_is_left_alone_unless_told_otherwise(jpeg_folder: Path, 
         ({"quality": ()}, "got ()"),
         ({"subsampling": "4:1:0"}, "`subsampling` must be one of"),
         ({"restart_interval": -1}, "`restart_interval` must be at least 0"),
+        ({"restart_interval": "1"}, "`restart_interval` must be an integer"),
+        ({"num_workers": 10**6}, "`num_workers` must be at most 1024"),
+        ({"num_workers": "2"}, "`num_workers` must be an integer; got '2'"),
+        ({"max_pixels": True}, "`max_pixels` must be an integer"),
+        ({"allow_corrupt": 0.5}, "`allow_corrupt` must be an integer"),
         ({"keep": "all"}, "`keep` must be one of"),
         ({"keep": "pixels", "restart_interval": 0}, '`keep` must be "nothing" or "bytes"'),
         ({"num_workers": -1}, "`num_workers` must be at least 0"),
@@ -263,7 +268,7 @@ def test_existing_target_is_left_alone_unless_told_otherwise(jpeg_folder: Path, 
     ],
 )
 def test_wrong_arguments_are_refused_first(tmp_path: Path, options: dict[str, object], what: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(what)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(what)):
         convert(tmp_path / "nowhere", tmp_path / "x.beton", **options)  # pyright: ignore[reportArgumentType]
     assert not list(tmp_path.iterdir())
 
@@ -273,6 +278,8 @@ def test_missing_source_and_folder_are_refused(jpeg_folder: Path, tmp_path: Path
         convert(tmp_path / "nowhere", tmp_path / "x.beton")
     with pytest.raises(ConversionError, match="must exist"):
         convert(jpeg_folder, tmp_path / "nowhere/x.beton")
+    with pytest.raises(ConversionError, match="`target` must be a file to make"):
+        convert(jpeg_folder, tmp_path, overwrite=True)
     with pytest.raises(TypeError, match="`source` must be a path"):
         convert(3, tmp_path / "x.beton")  # pyright: ignore[reportArgumentType]
     assert not list(tmp_path.iterdir())
