@@ -46,8 +46,8 @@ class ConversionSettings:
     keep: Keep = "nothing"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(int(level) for level in self.levels))
-        if not self.levels or self.levels[-1] < 1 or any(a <= b for a, b in pairwise(self.levels)):
+        object.__setattr__(self, "levels", tuple(check_int("levels", level, least=1) for level in self.levels))
+        if not self.levels or any(a <= b for a, b in pairwise(self.levels)):
             raise ValueError(
                 f"`levels` must be one or more sides in pixels, falling; got {self.levels}. Try (512, 256, 128)."
             )
