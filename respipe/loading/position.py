@@ -57,7 +57,9 @@ class LoaderState:
         differing = [name for name, value in expected.items() if state[name] != value]
         if differing:
             sides = "\n".join(
-                f"  {name}:\n    saved:  {state[name]!r}\n    loader: {expected[name]!r}" for name in differing
+                f"  {name}:\n    saved:  {_beside(state[name], expected[name])}\n"
+                f"    loader: {_beside(expected[name], state[name])}"
+                for name in differing
             )
             raise StateMismatchError(
                 f"The saved state belongs to another run. They differ in\n{sides}\n"
@@ -80,6 +82,14 @@ class LoaderState:
                 f"`step` must be at most {num_steps}, the steps of epoch {self.epoch}; found {self.step}. The state "
                 "was changed, or the schedule plans other steps than when it was saved although its `repr` is the same."
             )
+
+
+def _beside(value: Any, other: Any) -> str:
+    """What a value has that the other has not; of a fingerprint, the settings and digest of the data that differ."""
+    if not isinstance(value, str) or not isinstance(other, str):
+        return repr(value)
+    others = other.split("; ")
+    return "; ".join(part for part in value.split("; ") if part not in others) or "nothing more"
 
 
 class SamplerView:

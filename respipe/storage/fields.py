@@ -175,6 +175,8 @@ def kind_of(value: Any) -> Kind:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "bytes"
     array = np.asarray(value)
+    if not array.ndim and array.dtype == np.uint64 and array > np.iinfo(np.int64).max:
+        raise TypeError(f"A whole number must be below 2**63; got {value!r}.")
     if array.ndim <= 1 and array.size and array.dtype.kind in "biuf":
         return "vector" if array.ndim else "float" if array.dtype.kind == "f" else "class"
     raise TypeError(f"A field must be a number, a sequence of numbers, a str or bytes; got {value!r}.")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from respipe.conversion import convert
 from respipe.conversion.engine import known_faults
 from respipe.conversion.sources import SourceOptions, open_source
-from respipe.errors import ConversionError, MissingBackendError, StorageError
+from respipe.errors import ConversionError, CorruptImageError, MissingBackendError, StorageError
 from respipe.storage import BetonDataset
 from tests.conversion import imagenet_layouts as imagenet
 from tests.conversion.test_source_kinds import tar_of_folders, tar_of_tars
@@ -287,3 +288,20 @@ def test_splits_are_asked_for_by_name(jpeg_folder: Path, tmp_path: Path) -> None
     assert not open_source(archive, format="archive", options=SourceOptions(split="test")).fields
     with pytest.raises(ValueError, match="`labels` must be left out"):
         convert([1], tmp_path / "x.beton", labels=tree)
+
+
+@pytest.mark.parametrize("coding", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_bytes_of_a_zip_that_changed_are_noticed_even_where_they_decode(tmp_path: Path, coding: int) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(image, "BMP")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", coding) as archive:
+        for name in ("a/0.bmp", "b/1.bmp"):
+            archive.writestr(name, image.getvalue())
+        header = archive.getinfo("b/1.bmp").header_offset
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[header + 14] ^= 1  # of the checksum: the pixels still decode
+    (tmp_path / "x.zip").write_bytes(data)
+    source = open_source(tmp_path / "x.zip")
+    assert source.read(0) == image.getvalue()
+    with pytest.raises(CorruptImageError, match="its checksum differs"):
+        source.read(1)

@@ -62,6 +62,8 @@ def test_a_bad_line_of_a_csv_is_left_out(tmp_path: Path, images: list[bytes], li
         ('{"path": "5.jpg", "label": [1, 2, 3]}', "its label has 3 numbers where others have 2"),
         ('{"path": "5.jpg", "label": 1}', "its label 1 is not of the kind 'vector' that others are of"),
         ('{"path": "5.jpg", "label": {"a": 1}}', "its label {'a': 1} cannot be stored"),
+        ('{"path": "5.jpg", "label": 9223372036854775809}', "its label 9223372036854775809 cannot be stored"),
+        ('{"path": "5.jpg", "label": {"base64": 3}}', "its label {'base64': 3} cannot be stored"),
         ('{"path": 5, "label": [1, 2]}', "line 6 has no path of an image"),
         ('{"path": "5\\u0000.jpg", "label": [1, 2]}', "its path: "),
         ("[" * 100_000, "line 6 cannot be read: its JSON is nested too deep"),
@@ -84,6 +86,9 @@ def test_a_bad_line_of_json_is_left_out(tmp_path: Path, images: list[bytes], lin
         ("x.csv", "image;label\n0.jpg;1\n", "must have a column `path` for the images; its columns are image;label"),
         ("x.csv", 'path,label\n"0.jpg,1\n', "line 2: unexpected end of data"),
         ("x.tsv", 'path\tlabel\n"0".jpg\t1\n', r"line 2: '\t' expected after"),
+        ("x.csv", "path,label\n0.jpg\n", "no line of it can be read; line 2 cannot be read: it has 1 cells where"),
+        ("x.csv", "path,label,label\n0.jpg,0,1\n", "must name each column once; `label` comes twice"),
+        ("x.jsonl", "[1]\n", "no line of it can be read; line 1 cannot be read: it is no JSON object: '[1]'"),
         ("x.jsonl", '{"label": 1}\n', "must have a column `path` for the images; its columns are label"),
     ],
 )

@@ -285,7 +285,9 @@ def test_items_may_be_dicts_with_fields_or_images_alone(tmp_path: Path) -> None:
         open_source([(items[0]["img"], 1), (items[1]["img"], "dog")])
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "F", "I;16", "RGBA", "P", "1"])
+@pytest.mark.parametrize(
+    "mode", ["CMYK", "YCbCr", "LAB", "F", "I;16", "RGBA", "P", "1", "HSV", "RGBX", "La", "PA", "RGBa"]
+)
 def test_items_of_any_mode_of_pillow_are_judged_as_their_files_are(mode: str, tmp_path: Path) -> None:
     image = smooth_image(24, 40, seed=0)
     image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else image
@@ -295,12 +297,43 @@ def test_items_of_any_mode_of_pillow_are_judged_as_their_files_are(mode: str, tm
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode in ("La", "RGBa"):  # alpha comes first
+        image = image.convert("LA" if mode == "La" else "RGBA")
     if mode != "LAB":
         return image.convert(mode)
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     converted = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
     assert converted is not None
     return converted
+
+
+class Failing:
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.items[index], Exception):
+            raise self.items[index]
+        return self.items[index]
+
+
+def test_an_item_that_fails_is_left_out_alone(tmp_path: Path) -> None:
+    images = [smooth_image(24, 40, seed=index) for index in range(3)]
+    good = [{"image": image, "label": index, "note": "x"} for index, image in enumerate(images)]
+    wide = Image.fromarray(np.full((24, 40), 70_000, np.int32))
+    items = Failing(ValueError("boom"), *good, {"image": None, "label": 1}, {"image": wide, "label": 1, "note": "x"})
+    report = convert(items, tmp_path / "x.beton", levels=(64,), num_workers=0, allow_corrupt=3, fields=("note",))
+    assert [(note.name, note.reason.split(" (")[0]) for note in report.quarantined] == [
+        ("item 0", "ValueError: boom"),
+        ("item 4", "it has no image"),
+        ("item 5", "its 32-bit pixels"),
+    ]
+    dataset = BetonDataset(tmp_path / "x.beton")
+    assert [dataset.fields["label"][index] for index in range(3)] == [0, 1, 2]
+    assert dataset.fields["note"][0] == "x"
 
 
 def test_items_may_be_paths_and_one_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:

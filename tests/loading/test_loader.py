@@ -167,6 +167,15 @@ def test_a_state_at_the_end_of_an_epoch_begins_the_next(dataset: MemoryDataset) 
         assert (loader.epoch, loader.step) == (1, 0)
 
 
+def test_a_state_of_another_run_is_compared_setting_by_setting(dataset: MemoryDataset) -> None:
+    with (
+        make(dataset) as loader,
+        make(dataset, flip_probability=0.25) as other,
+        pytest.raises(StateMismatchError, match=r"saved:  flip_probability=0\.5\n    loader: flip_prob\w+=0\.25\n"),
+    ):
+        other.load_state_dict(loader.state_dict())
+
+
 def test_a_state_beyond_its_epoch_is_refused_and_changes_nothing(dataset: MemoryDataset) -> None:
     with make(dataset) as loader:
         batches = iter(loader)

@@ -116,22 +116,27 @@ class ArchiveSource:
         if index in self.faults:
             raise CorruptImageError(self.faults[index], index=index)
         place, size, coding = self._places[index].tolist()
+        checksum = None
         with self._path.open("rb") as file:
             file.seek(place)
             if coding != _PLAIN:
                 header = file.read(_ZIP_HEADER)
                 if len(header) < _ZIP_HEADER or not header.startswith(_ZIP_MARK):
                     raise CorruptImageError("it is not where the archive's directory says", index=index)
+                if not header[6] & 8:  # else it follows the data, and the header has none
+                    checksum = int.from_bytes(header[14:18], "little")
                 file.seek(sum(np.frombuffer(header[_ZIP_LENGTHS], "<u2").tolist()), io.SEEK_CUR)
             data = file.read(size)
         if len(data) < size:
             raise CorruptImageError(f"the archive ends after {len(data)} of its {size} bytes", index=index)
-        if coding != _DEFLATED:
-            return data
-        try:
-            return zlib.decompress(data, wbits=-zlib.MAX_WBITS)
-        except zlib.error as error:
-            raise CorruptImageError(f"it cannot be inflated: {error}", index=index) from error
+        if coding == _DEFLATED:
+            try:
+                data = zlib.decompress(data, wbits=-zlib.MAX_WBITS)
+            except zlib.error as error:
+                raise CorruptImageError(f"it cannot be inflated: {error}", index=index) from error
+        if checksum is not None and zlib.crc32(data) != checksum:
+            raise CorruptImageError("its checksum differs from the archive's", index=index)
+        return data
 
     def name(self, index: int) -> str:
         """Its path within the archive."""

@@ -219,8 +219,10 @@ def json_row(data: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"it is no JSON object: {data.strip()!r:.80}")
     return {
-        name: base64.b64decode(cast("dict[str, str]", value)["base64"], validate=True)
-        if isinstance(value, dict) and [*cast("dict[str, Any]", value)] == ["base64"]
+        name: base64.b64decode(text, validate=True)
+        if isinstance(value, dict)
+        and [*cast("dict[str, Any]", value)] == ["base64"]
+        and isinstance(text := cast("dict[str, Any]", value)["base64"], str)
         else value
         for name, value in cast("dict[str, Any]", found).items()
     }

@@ -20,6 +20,7 @@ from respipe.storage.masks import write_mask
 from respipe.storage.regular_files import read_regular
 
 _TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
+_SAVED_AS = {"HSV": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA", "PA": "RGBA"}  # what no format holds
 _IMAGES = ("image", "img", "pixel_values", "jpg", "jpeg", "png")
 
 
@@ -57,12 +58,12 @@ class IndexableSource:
             return {}
         labels = next((getattr(self._dataset, name, None) for name in ("targets", "labels")), None)
         if labels is None or len(labels) != len(self) or self._label_key is not None:
-            labels = [self._item(index).get("label") for index in range(len(self))]
+            labels = [self._label(index) for index in range(len(self))]
         classes = getattr(self._dataset, "classes", None)
         plain = [_plain(label) for label in cast("Sequence[Any]", labels)]
         column = label_column(plain, cast("Sequence[str] | None", classes), self.name)
         columns = {} if column is None else {"label": column}
-        for name, value in self._item(0).items():
+        for name, value in self._first().items():
             if name in ("image", "label"):
                 continue
             try:
@@ -72,6 +73,23 @@ class IndexableSource:
             values, length = Computed(_Field(self, name), len(self)), len(value) if kind == "vector" else None
             columns[name] = Column(kind="integer" if kind == "class" else kind, values=values, length=length)
         return columns
+
+    def _label(self, index: int) -> Any:
+        """An item's label, or why there is none where the dataset's own code fails."""
+        try:
+            return self._item(index).get("label")
+        except CorruptImageError as error:
+            return error
+        except (StorageError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a dataset's own code may raise anything
+            return CorruptImageError(f"{type(error).__name__}: {error}", index=index)
+
+    def _first(self) -> Mapping[str, Any]:
+        """The first item that can be read, which tells what fields there are."""
+        good = (index for index in range(len(self)) if not isinstance(self._label(index), CorruptImageError))
+        index = next(good, None)
+        return {} if index is None else self._item(index)
 
     def _item(self, index: int) -> Mapping[str, Any]:
         """An item as a dict; the last one is kept, since its image and its fields are asked for one by one."""
@@ -87,10 +105,12 @@ class IndexableSource:
                 values = dict[str, Any](zip(("image", "label"), cast("Sequence[Any]", item), strict=False))
             else:
                 values = {"image": item}
-            if values.get("image") is None:
+            if "image" not in values:
                 raise StorageError(
                     f"Item {index} of the {self.kind} must have an image; its keys are {sorted(values)}."
                 )
+            if values["image"] is None:
+                raise CorruptImageError("it has no image", index=index)
             self._last = index, values
             return values
         return self._last[1]
@@ -153,7 +173,12 @@ def _encoded(image: Any, index: int) -> bytes:
     if not isinstance(image, Image.Image):
         image = _from_array(np.asarray(image), index, channels_first=hasattr(image, "permute"))
     buffer = io.BytesIO()
+    if image.mode == "I":
+        raise CorruptImageError(
+            "its 32-bit pixels (Pillow's mode I) have no known range. Convert it to mode L or I;16", index=index
+        )
     upright = ImageOps.exif_transpose(image)
+    upright = upright.convert(_SAVED_AS.get(upright.mode, upright.mode))
     # PNG has neither CMYK nor floats; what becomes of those is decided where images are judged.
     format = "PPM" if upright.mode in ("RGB", "L") else "TIFF" if upright.mode in _TIFF_MODES else "PNG"
     upright.save(buffer, format)
@@ -167,7 +192,8 @@ def _from_array(array: Any, index: int, *, channels_first: bool) -> Image.Image:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise CorruptImageError(
-            f"an image must be uint8 of one, three or four channels; got {array.dtype} of shape {array.shape}",
+            f"an image must be uint8, (H, W), (H, W, 3) or (H, W, 4), or a tensor with channels first; "
+            f"got {array.dtype} of shape {array.shape}",
             index=index,
         )
     return Image.fromarray(np.ascontiguousarray(array))

@@ -128,6 +128,9 @@ class ManifestSource:
         self._records = np.frombuffer(index.records, np.int64).reshape(-1, 4)
         if not len(self._records):
             raise StorageError(f"{files[0]} must list at least one image; it lists none.")
+        unread = next((label for label in index.labels if isinstance(label, CorruptImageError)), None)
+        if unread is not None and not index.kinds.names:
+            raise StorageError(f"{files[0]}: no line of it can be read; {unread}.")
         self._require(files[0], index.kinds.names)
         self._faults = dict(self._repeated(index))
         for row, fault in self._faults.items():
@@ -155,6 +158,9 @@ class ManifestSource:
                 columns, is_header = ((), False) if isinstance(row, bytes) else _header(row)
                 changed = status.st_size, status.st_mtime_ns
                 self._tables.append(_Table(path=file, columns=columns, status=changed))
+                twice = next((name for name in columns if name and columns.count(name) > 1), None)
+                if twice is not None:
+                    raise StorageError(f"{file} must name each column once; `{printable(twice)}` comes twice.")
                 if columns:
                     self._choose(columns)
                     self._require(file, columns)

@@ -25,6 +25,7 @@ _OTHERS = {
     "a tar archive": (257, b"ustar"),
     "a zip archive": (0, b"PK\3\4"),
     "a gzip archive": (0, b"\x1f\x8b"),
+    "a bzip2 archive": (0, b"BZh"),
     "an xz archive": (0, b"\xfd7zXZ"),
     "a Zstandard archive": (0, b"\x28\xb5\x2f\xfd"),
     "a 7z archive": (0, b"7z\xbc\xaf"),
