@@ -118,6 +118,12 @@ def test_plan_counts_epochs_steps_and_images_of_each_size() -> None:
     assert report["mean_batch_size"] == {"steps": 10.0, "samples": 10.0}
 
 
+def test_plan_counts_the_samples_of_a_dataset(jpeg_folder: Path) -> None:
+    arguments = ("plan", "Constant(32)", "--data", str(jpeg_folder), "--batch-size", "6", "--model", "resnet18")
+    assert report_of(*arguments)["num_samples"] == 18
+    assert "must not be given together" in run(*arguments, "--num-samples", "3").stderr
+
+
 def test_plan_tells_batches_copies_and_cost_of_mixed_sizes() -> None:
     run_options = ("--epochs", "2", "--model", "resnet18", "--num-samples", "1281167", "--batch-size", "256")
     batches = report_of("plan", "MixSize('S144', rounding='pow2_ceil')", *run_options)

@@ -30,7 +30,6 @@ _OPTIONAL = {
     "nvidia-dali-cuda130": "dali backend, CUDA 13",
     "nvidia-dali-cuda120": "dali backend, CUDA 12",
     "ffcv": "ffcv backend",
-    "numba": "ffcv and tiles backends",
     "matplotlib": "plots",
     "tensorboard": "training logs",
 }

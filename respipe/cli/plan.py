@@ -28,9 +28,7 @@ _IMAGENET_SAMPLES, _CIFAR_SAMPLES = 1_281_167, 50_000
 _DEFAULTS = {
     "model": {"name": "resnet50"},
     "epochs": _EPOCHS,
-    "data": {"batch_size": _BATCH_SIZE},
     "learning_rate": {"peak": 0.1},
-    "evaluation": {"sizes": [224]},
 }
 
 Source = Annotated[
@@ -59,6 +57,9 @@ BatchSize = Annotated[
 def plan(
     source: Source,
     epochs: Epochs = None,
+    data: Annotated[
+        str | None, typer.Option(help="Count the samples of this dataset instead.", show_default=False)
+    ] = None,
     num_samples: NumSamples = None,
     batch_size: BatchSize = None,
     model: Annotated[
@@ -75,6 +76,12 @@ def plan(
 
     Example: respipe plan 'TRD(224, 112, 0.5)' --epochs 90, or respipe plan trd_imagenet
     """
+    if data is not None:
+        from respipe.storage.open import open_dataset
+
+        if num_samples is not None:
+            raise ValueError("`--data` and `--num-samples` must not be given together. Leave one of them out.")
+        num_samples = len(open_dataset(data))
     outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)
     report = plan_report(replace(outline, model=model, model_options={}, kernels={}) if model else outline)
     if as_json:
