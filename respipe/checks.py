@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, SupportsIndex, cast
 
 
@@ -76,3 +78,14 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}; got {value!r}. Pass one of them.")
+
+
+def check_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        ValueError: it is empty, which would be the current folder.
+    """
+    if not os.fspath(value):
+        raise ValueError(f"`{name}` must be a path; got an empty one. Pass '.' for the current folder.")
+    return Path(value)

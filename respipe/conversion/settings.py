@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from respipe.checks import check_int
 from respipe.storage.beton.format import MAX_PAGE_SIZE, PAGE_SIZE
@@ -46,7 +47,7 @@ class ConversionSettings:
     keep: Keep = "nothing"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(check_int("levels", level, least=1) for level in self.levels))
+        object.__setattr__(self, "levels", tuple(check_int("levels", level, least=1) for level in _each(self.levels)))
         if not self.levels or any(a <= b for a, b in pairwise(self.levels)):
             raise ValueError(
                 f"`levels` must be one or more sides in pixels, falling; got {self.levels}. Try (512, 256, 128)."
@@ -55,10 +56,8 @@ class ConversionSettings:
             raise ValueError(f"`levels` must fit into a page of {MAX_PAGE_SIZE} bytes; got {self.levels}. Use smaller.")
         qualities = self._qualities()
         object.__setattr__(self, "quality", qualities if len(set(qualities)) != 1 else qualities[0])
-        if not qualities or not all(1 <= each <= 100 for each in qualities):
-            raise ValueError(
-                f"`quality` must be in 1..100, for all or for each level; got {self.quality}. 90 is a good start."
-            )
+        if not qualities:
+            raise ValueError("`quality` must be a number, for all or for each level; got none. 90 is a good start.")
         if self.subsampling not in get_args(Subsampling):
             raise ValueError(f"`subsampling` must be one of {get_args(Subsampling)}; got {self.subsampling!r}.")
         check_int("restart_interval", self.restart_interval, least=0)
@@ -72,7 +71,7 @@ class ConversionSettings:
     def _qualities(self) -> tuple[int, ...]:
         if self.quality is None:
             return tuple(_QUALITY_REDUCED if level > _REDUCED else _QUALITY for level in self.levels)
-        return (self.quality,) if isinstance(self.quality, int) else tuple(int(each) for each in self.quality)
+        return tuple(check_int("quality", quality, least=1, most=100) for quality in _each(self.quality))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,3 +95,8 @@ class ConversionSettings:
         qualities = self._qualities()
         quality = qualities[0] if len(qualities) == 1 else list(qualities)
         return {**asdict(self), "levels": list(self.levels), "quality": quality}
+
+
+def _each(value: Any) -> Iterable[Any]:
+    """Several values, or one alone."""
+    return cast("Iterable[Any]", value) if isinstance(value, Iterable) else (value,)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from respipe.checks import check_number
+from respipe.checks import check_number, check_path
 from respipe.errors import StorageError
 from respipe.printable import not_there
 from respipe.storage.beton.dataset import BetonDataset
@@ -48,7 +47,7 @@ def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | No
         if not hasattr(data, "levels"):
             raise TypeError(f"`data` must be the path of a .beton file or a folder, or a dataset; got {data!r}.")
         return cast("Dataset", data)
-    path = Path(data)
+    path = check_path("data", data)
     if path.is_dir() and is_sharded(path):
         return open_shards(path)
     if path.is_dir():

@@ -83,7 +83,12 @@ def test_a_bad_line_of_json_is_left_out(tmp_path: Path, images: list[bytes], lin
     [
         ("x.csv", "", "must list at least one image"),
         ("x.csv", "path,label\n", "must list at least one image"),
-        ("x.csv", "image;label\n0.jpg;1\n", "must have a column `path` for the images; its columns are image;label"),
+        (
+            "x.csv",
+            "image;label\n0.jpg;1\n",
+            "must have a column `path` for the images; its columns are image;label. Its cells are sep",
+        ),
+        ("x.csv", "path,label\n0.jpg,1\n", "It is UTF-16: save it as UTF-8."),
         ("x.csv", 'path,label\n"0.jpg,1\n', "line 2: unexpected end of data"),
         ("x.tsv", 'path\tlabel\n"0".jpg\t1\n', r"line 2: '\t' expected after"),
         ("x.csv", "path,label\n0.jpg\n", "no line of it can be read; line 2 cannot be read: it has 1 cells where"),
@@ -93,7 +98,7 @@ def test_a_bad_line_of_json_is_left_out(tmp_path: Path, images: list[bytes], lin
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(tmp_path: Path, name: str, text: str, what: str) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, "utf-16" if "UTF-16" in what else "utf-8")
     with pytest.raises(StorageError) as caught:
         open_source(tmp_path / name)
     assert what in str(caught.value)

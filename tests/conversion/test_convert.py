@@ -253,9 +253,12 @@ def test_existing_target_is_left_alone_unless_told_otherwise(jpeg_folder: Path, 
         ({"levels": (0,)}, "`levels` must be at least 1; got 0"),
         ({"levels": "64"}, "`levels` must be an integer; got '6'"),
         ({"levels": (64.5,)}, "`levels` must be an integer; got 64.5"),
-        ({"quality": 0}, "`quality` must be in 1..100, for all or for each level; got 0"),
-        ({"quality": (90, 101)}, "got (90, 101)"),
-        ({"quality": ()}, "got ()"),
+        ({"quality": 0}, "`quality` must be at least 1; got 0"),
+        ({"quality": (90, 101)}, "`quality` must be at most 100; got 101"),
+        ({"quality": ()}, "`quality` must be a number, for all or for each level; got none"),
+        ({"quality": 90.5}, "`quality` must be an integer; got 90.5"),
+        ({"quality": True}, "`quality` must be an integer; got True"),
+        ({"levels": 0}, "`levels` must be at least 1; got 0"),
         ({"subsampling": "4:1:0"}, "`subsampling` must be one of"),
         ({"restart_interval": -1}, "`restart_interval` must be at least 0"),
         ({"restart_interval": "1"}, "`restart_interval` must be an integer"),
@@ -278,6 +281,8 @@ def test_wrong_arguments_are_refused_first(tmp_path: Path, options: dict[str, ob
 def test_missing_source_and_folder_are_refused(jpeg_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         convert(tmp_path / "nowhere", tmp_path / "x.beton")
+    with pytest.raises(ValueError, match="`source` must be a path; got an empty one"):
+        convert("", tmp_path / "x.beton")
     with pytest.raises(ConversionError, match="must exist"):
         convert(jpeg_folder, tmp_path / "nowhere/x.beton")
     with pytest.raises(ConversionError, match="`target` must be a file to make"):

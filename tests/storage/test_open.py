@@ -35,3 +35,5 @@ def test_missing_path_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_anything_else_is_refused() -> None:
     with pytest.raises(TypeError, match="`data` must be the path"):
         open_dataset(3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`data` must be a path; got an empty one"):
+        open_dataset("")

@@ -33,6 +33,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from respipe.checks import check_path
 from respipe.conversion.sources.columns import Faulty, label_column, noted
 from respipe.conversion.sources.paths import copied, files_of, single
 from respipe.errors import ConversionError, StorageError
@@ -159,7 +160,10 @@ def open_source(
         ValueError: there is no such format, or the source does not take an option.
         TypeError: it is neither a path nor anything that can be read.
     """
-    given: Any = os.fspath(cast("str", source)) if isinstance(source, (str, os.PathLike)) else source
+    given: Any = source
+    if isinstance(source, (str, os.PathLike)):
+        given = os.fspath(cast("str", source))
+        check_path("source", given)
     if isinstance(given, Source):
         return given
     if isinstance(given, LabelledImages):

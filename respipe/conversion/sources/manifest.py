@@ -42,6 +42,14 @@ from respipe.storage.upright import EXTENSIONS
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson")
 
+# What to do about a file that is read as if its columns had such characters in their names.
+_HINTS = {
+    "\0": " It is UTF-16: save it as UTF-8.",
+    ";": " Its cells are separated by semicolons: separate them by commas.",
+    "\t": " Its cells are separated by tabs: call it .tsv.",
+    ",": " Its cells are separated by commas: call it .csv.",
+}
+
 # What the Hub's folders of images have in them.
 _METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -196,7 +204,10 @@ class ManifestSource:
         for name, what in wanted.items():
             if name not in columns:
                 listed = ", ".join(map(printable, columns)) or "none"
-                raise StorageError(f"{file} must have a column `{name}` for the {what}; its columns are {listed}.")
+                hint = next((hint for sign, hint in _HINTS.items() if any(sign in column for column in columns)), "")
+                raise StorageError(
+                    f"{file} must have a column `{name}` for the {what}; its columns are {listed}.{hint}"
+                )
 
     def _repeated(self, index: _Index) -> Iterator[tuple[int, str]]:
         """Lines whose image an earlier line lists already, and what to say of them."""
