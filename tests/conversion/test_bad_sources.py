@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -305,3 +306,37 @@ def test_bytes_of_a_zip_that_changed_are_noticed_even_where_they_decode(tmp_path
     assert source.read(0) == image.getvalue()
     with pytest.raises(CorruptImageError, match="its checksum differs"):
         source.read(1)
+
+
+def zip_of_folders(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+@pytest.mark.parametrize("pack", [tar_of_folders, tar_of_tars, zip_of_folders])
+def test_a_class_without_images_is_one_wherever_it_lies(
+    jpeg_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, pack: Callable[[Path, Path], Path]
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(jpeg_folder, folder)
+    (folder / "aaa").mkdir()
+    source = open_source(folder)
+    packed = open_source(pack(folder, tmp_path / "packed"))
+    assert packed.fields["label"].classes == source.fields["label"].classes
+    assert "aaa" in (source.fields["label"].classes or ())
+    labels = [sorted(int(one.fields["label"][index]) for index in range(18)) for one in (source, packed)]
+    assert labels[0] == labels[1] == [1] * 6 + [2] * 6 + [3] * 6
+    assert caplog.text.count("1 of 4 classes have no images, first aaa") == 2
+
+
+def test_the_first_shard_may_be_empty(tmp_path: Path) -> None:
+    for number, names in enumerate(((), ("0.jpg", "0.cls"))):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as archive:
+            for name in names:
+                header = tarfile.TarInfo(name)
+                header.size = 1
+                archive.addfile(header, io.BytesIO(b"1"))
+    source = open_source(str(tmp_path / "s-{0..1}.tar"))
+    assert (source.kind, len(source), source.fields["label"][0]) == ("tar shards", 1, 1)

@@ -109,6 +109,7 @@ def test_an_error_in_the_users_loop_ends_threads_and_leaves_a_usable_loader(
 def test_an_interrupt_while_waiting_for_a_batch_ends_the_wait() -> None:
     program = (
         "import signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background of a shell
         "from respipe.errors import WorkerLostError\n"
         "from respipe.loading.prefetch import prefetch\n"
         "def slow():\n"
@@ -126,6 +127,7 @@ def test_an_interrupt_while_waiting_for_a_batch_ends_the_wait() -> None:
 def test_interrupts_at_any_moment_of_the_wait_are_only_that() -> None:
     program = (
         "import signal, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from respipe.loading.prefetch import prefetch\n"
         "def slow():\n"
         "    kill = lambda: (time.sleep(delay), signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))\n"

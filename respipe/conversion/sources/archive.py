@@ -48,7 +48,10 @@ _BROKEN = (
 
 
 class Member(NamedTuple):
-    """Name within the archive, place and length in bytes of what is stored, how it is, and what is wrong with it."""
+    """Name within the archive, place and length in bytes of what is stored, how it is, and what is wrong with it.
+
+    The name of a folder, or of a tar that stands for one, ends with a slash.
+    """
 
     name: str
     place: int
@@ -57,6 +60,10 @@ class Member(NamedTuple):
     fault: str = ""
     is_link: bool = False
     is_packed: bool = False  # in a tar within the tar
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.endswith("/") and not self.fault
 
     @property
     def folders(self) -> list[str]:
@@ -82,13 +89,15 @@ class ArchiveSource:
     def __init__(self, path: str | Path, *, split: str | None = None, flat: bool = False) -> None:
         self._path = Path(path)
         skipped = Counter[str]()
-        found = [each for each in counted(_members(self._path), path, "files") if not _is_passed_over(each, skipped)]
+        members = counted(_members(self._path), path, "files")
+        found = [each for each in members if each.is_folder or not _is_passed_over(each, skipped)]
+        folders, found = [each for each in found if each.is_folder], [each for each in found if not each.is_folder]
         self.kind = _kind(self._path, found[:1])
         self.passed_over: Mapping[str, int] = skipped
         if skipped:
             logger.warning("%s: passed over %s", path, ", ".join(f"{n} x {what}" for what, n in skipped.most_common(8)))
         found, flat = _of_split(self._path, found, split, flat=flat)
-        classes, labels = _classes(self._path, found, flat=flat)
+        classes, labels = _classes(self._path, found, folders, flat=flat)
         order = sorted(range(len(found)), key=lambda row: (labels[row] < 0, labels[row], found[row].name))
         last = {member.name.removeprefix("./"): row for row, member in enumerate(found)}
         self.faults = {
@@ -196,8 +205,11 @@ def _files_of(file: IO[bytes], member: tarfile.TarInfo, name: str, end: int, pre
     if size < 0:
         raise ValueError("a length below zero")
     if member.isfile() and member.name.lower().endswith(".tar") and not prefix:
+        yield Member(f"{PurePosixPath(member.name).stem}/", place, 0)
         yield from tar_members(file, member.name, place, place + size, f"{PurePosixPath(member.name).stem}/")
-    elif not member.isdir():
+    elif member.isdir():
+        yield Member(f"{prefix}{member.name.rstrip('/')}/", place, 0)
+    else:
         fault = f"{name} ends after {max(0, end - place)} of its {size} bytes" if place + size > end else ""
         yield Member(f"{prefix}{member.name}", place, size, _PLAIN, fault, not member.isfile(), bool(prefix))
 
@@ -217,6 +229,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.is_dir():
+                yield Member(member.filename.replace("\\", "/"), member.header_offset, 0)
                 continue
             if member.flag_bits & 1 or member.compress_type not in (_STORED, _DEFLATED):
                 raise ValueError(f"{printable(member.filename)} is encrypted or compressed otherwise than by deflating")
@@ -269,8 +282,13 @@ def _of_split(path: Path, found: list[Member], split: str | None, *, flat: bool)
     return [each for each in found if each.folders[depth : depth + 1] == [split]], flat
 
 
-def _classes(path: Path, found: list[Member], *, flat: bool) -> tuple[tuple[str, ...], list[int]]:
-    """Class names, and the class of each image: the first folder in which their paths differ; -1 for none."""
+def _classes(
+    path: Path, found: list[Member], folders: list[Member], *, flat: bool
+) -> tuple[tuple[str, ...], list[int]]:
+    """Class names, and the class of each image: the first folder in which their paths differ; -1 for none.
+
+    A folder without images beside those that have some is a class, as it is where nothing is packed.
+    """
     paths = [each.folders for each in found if not each.fault]
     depth = 0
     while paths and all(len(parts) > depth + 1 and parts[depth] == paths[0][depth] for parts in paths):
@@ -286,6 +304,12 @@ def _classes(path: Path, found: list[Member], *, flat: bool) -> tuple[tuple[str,
         )
     if flat:
         return (), [0] * len(found)
+    beside = {parts[-1] for each in folders if (parts := each.folders) and parts[:-1] == paths[0][:depth]}
+    if empty := sorted(name for name in beside - {*classes} if not is_litter(name)):
+        classes = tuple(sorted({*classes, *empty}))
+        logger.warning(
+            "%s: %d of %d classes have no images, first %s", path, len(empty), len(classes), printable(empty[0])
+        )
     numbers = {name: number for number, name in enumerate(classes)}
     return classes, [numbers.get("".join(each.folders[depth:][:1]), -1) for each in found]
 
@@ -312,7 +336,8 @@ def open_archive(given: str, options: SourceOptions) -> Source:
 
 def _glance(given: str) -> str:
     path = Path(given)
-    first = (member for member in _members(path) if not _is_passed_over(member, Counter()))
+    members = (member for member in _members(path) if not member.is_folder)
+    first = (member for member in members if not _is_passed_over(member, Counter()))
     return "zip" if _is_zip(path) else _kind(path, [*islice(first, 1)])
 
 

@@ -44,7 +44,7 @@ _COMPANIONS = {_LABEL, _JSON, *_TEXT}
 _IMAGES = {extension[1:]: rank for rank, extension in enumerate(EXTENSIONS)}
 
 # Files of a tar that are looked at to tell what it is.
-_PEEK = 64
+_PEEK, _PEEK_FILES = 64, 4
 
 # Places of a sample's files by their extension: offset in the shard, and length.
 _Members = dict[str, tuple[int, int]]
@@ -283,7 +283,8 @@ def _shards(given: Any) -> list[Path]:
 
 def _recognise(given: Any) -> bool:
     files = _shards(given)
-    return bool(files) and files[0].is_file() and _has_samples(files[0], several=len(files) > 1)
+    # The first shards may be empty.
+    return any(file.is_file() and _has_samples(file, several=len(files) > 1) for file in files[:_PEEK_FILES])
 
 
 def _open(given: Any, options: SourceOptions) -> ShardSource:
