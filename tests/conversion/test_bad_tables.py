@@ -64,6 +64,7 @@ def test_a_bad_line_of_a_csv_is_left_out(tmp_path: Path, images: list[bytes], li
         ('{"path": "5.jpg", "label": {"a": 1}}', "its label {'a': 1} cannot be stored"),
         ('{"path": "5.jpg", "label": 9223372036854775809}', "its label 9223372036854775809 cannot be stored"),
         ('{"path": "5.jpg", "label": {"base64": 3}}', "its label {'base64': 3} cannot be stored"),
+        ('{"path": "5.jpg", "label": [1, NaN]}', "its label [1, nan] is no finite number"),
         ('{"path": 5, "label": [1, 2]}', "line 6 has no path of an image"),
         ('{"path": "5\\u0000.jpg", "label": [1, 2]}', "its path: "),
         ("[" * 100_000, "line 6 cannot be read: its JSON is nested too deep"),

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -79,14 +79,7 @@ def label_column(labels: Sequence[Any], classes: Sequence[str] | None, name: Cal
     values: list[Any] = []
     faults: dict[int, str] = {}
     for index, (label, own) in enumerate(zip(labels, kinds, strict=True)):
-        fault = None
-        if own != common and not (kind == "float" and own == ("class", 0)):
-            fault = _difference(label, own, common)
-        elif kind == "text" and label not in places:
-            fault = f"its label {label!r:.80} is none of the {len(names)} classes"
-        elif kind == "class" and classes is not None and not 0 <= int(label) < len(classes):
-            fault = f"its label {int(label)} is not in 0..{len(classes) - 1}, as there are {len(classes)} classes"
-        if fault is not None:
+        if (fault := _fault(label, own, common, places if kind == "text" else classes)) is not None:
             faults[index] = fault
         values.append(([0.0] * length if kind == "vector" else 0) if fault else places[label] if places else label)
     others = [index for index in faults if not isinstance(labels[index], CorruptImageError)]
@@ -143,6 +136,22 @@ def most_common(kinds: Counter[tuple[Kind | None, int]]) -> tuple[Kind, int] | N
         if kind is not None:
             counts["float" if kind in _NUMBERS and has_floats else kind, length] += count
     return counts.most_common(1)[0][0] if counts else None
+
+
+def _fault(
+    label: Any, own: tuple[Kind | None, int] | None, common: tuple[Kind, int], classes: Collection[str] | None
+) -> str | None:
+    """What is wrong with a label where most are of one kind; None where nothing is."""
+    kind, _ = common
+    if own != common and not (kind == "float" and own == ("class", 0)):
+        return _difference(label, own, common)
+    if kind == "text" and classes is not None and label not in classes:
+        return f"its label {label!r:.80} is none of the {len(classes)} classes"
+    if kind == "class" and classes is not None and not 0 <= int(label) < len(classes):
+        return f"its label {int(label)} is not in 0..{len(classes) - 1}, as there are {len(classes)} classes"
+    if kind in ("float", "vector") and not np.isfinite(np.asarray(label, np.float64)).all():
+        return f"its label {label!r:.80} is no finite number"
+    return None
 
 
 def _difference(label: Any, own: tuple[Kind | None, int] | None, common: tuple[Kind, int]) -> str:
