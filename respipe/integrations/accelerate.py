@@ -9,9 +9,7 @@ The lines to change::
     accelerator.register_for_checkpointing(loader)
     for epoch in range(loader.epoch, 90):  # also after load_state
 
-    val = AccelerateLoader(respipe.Loader("val.beton", ..., training=False, pad_shares=True))
-    for images, labels, _ in val:
-        answers, right = accelerator.gather_for_metrics((model(images).argmax(1), labels))  # each sample once
+In evaluation it wraps a loader with ``pad_shares=True``, of which ``gather_for_metrics`` returns every sample once.
 """
 
 from __future__ import annotations
