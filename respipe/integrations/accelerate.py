@@ -1,5 +1,7 @@
 """Hugging Face Accelerate: gradient accumulation that ends with the epoch, and gathering in evaluation.
 
+In evaluation it wraps a loader with ``pad_shares=True``, of which ``gather_for_metrics`` returns every sample once.
+
 The lines to change::
 
     from respipe.integrations.accelerate import AccelerateLoader
@@ -8,8 +10,6 @@ The lines to change::
     loader = AccelerateLoader(train)  # instead of prepare(loader)
     accelerator.register_for_checkpointing(loader)
     for epoch in range(loader.epoch, 90):  # also after load_state
-
-In evaluation it wraps a loader with ``pad_shares=True``, of which ``gather_for_metrics`` returns every sample once.
 """
 
 from __future__ import annotations
