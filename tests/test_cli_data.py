@@ -133,7 +133,7 @@ def test_existing_target_is_replaced_only_on_demand(images: Path, beton: Path) -
     [
         ("--levels", "64,big", "positive whole numbers separated by commas"),
         ("--levels", "32,64", "`levels` must be one or more sides in pixels, falling"),
-        ("--quality", "101", "`quality` must be in 1..100"),
+        ("--quality", "101", "`quality` must be at most 100; got 101"),
         ("--subsampling", "4:1:1", "`subsampling` must be one of"),
         ("--restart-interval", "-1", "`restart_interval` must be at least 0"),
         ("--keep", "all", "`keep` must be one of"),
