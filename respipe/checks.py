@@ -17,7 +17,7 @@ def check_int(name: str, value: object, *, least: int, most: int | None = None) 
         TypeError: it is not an integer.
         ValueError: it is below ``least`` or above ``most``.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not isinstance(value, (int, SupportsIndex)):
         raise TypeError(f"`{name}` must be an integer; got {value!r}. Pass a whole number from {least}.")
     number = value.__index__()
     if number < least:

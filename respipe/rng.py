@@ -46,7 +46,7 @@ def check_seed(seed: SupportsIndex) -> int:
         TypeError: it is not an integer.
         ValueError: it does not fit into 64 bits without a sign.
     """
-    if isinstance(seed, bool) or not isinstance(cast(object, seed), SupportsIndex):
+    if isinstance(seed, bool) or not isinstance(cast(object, seed), (int, SupportsIndex)):
         raise TypeError(f"`seed` must be an integer; got {seed!r}. Pass a number such as 0.")
     value = operator.index(seed)
     if not 0 <= value < 2**64:

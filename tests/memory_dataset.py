@@ -85,6 +85,7 @@ class MemoryDataset:
             encoded.extend(images)
         self.levels = tuple(levels)
         self.buffers: tuple[NDArray[np.uint8], ...] = (np.concatenate(encoded),)
+        self.fetched = None
         self.closed = False
 
     def __len__(self) -> int:

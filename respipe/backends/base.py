@@ -189,6 +189,8 @@ def verify(dataset: Dataset, job: ReadJob, part: slice) -> None:
     Raises:
         CorruptImageError: the first of them that is damaged.
     """
+    if not job.unchecked[part].any():
+        return
     for row in np.flatnonzero(job.unchecked[part]) + part.start:
         dataset.check(int(job.indices[row]), int(job.levels[row]))
         job.unchecked[row] = False

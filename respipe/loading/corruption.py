@@ -22,7 +22,8 @@ OnCorrupt = Literal["raise", "quarantine"]
 class CorruptionGuard:
     """Knows which stored images were checked, and keeps damaged samples out of the batches.
 
-    Each image is checked the first time it is used, by the thread that decodes it.
+    Each image is checked the first time it is used, by the thread that decodes it; each time, where its bytes may have
+    been fetched again meanwhile.
 
     With ``"raise"`` the first damaged sample ends the epoch with :class:`CorruptImageError`. With ``"quarantine"`` it
     is left out from then on: in training its place in the batch is taken, label and all, by the next sound sample of
@@ -44,6 +45,7 @@ class CorruptionGuard:
         self._keep_length = keep_length
         self._checked = np.zeros((len(dataset.levels), len(dataset)), np.bool_)
         self._revision = dataset.revision()
+        self._is_volatile = dataset.fetched is not None and dataset.fetched.volatile
         self._damaged: dict[int, str] = {}
 
     @property
@@ -66,7 +68,10 @@ class CorruptionGuard:
 
     def must_check(self, job: ReadJob) -> tuple[ReadJob, NDArray[np.bool_]]:
         """The job, in which those images are now marked that were not checked yet, and what ``enter`` notes them in."""
-        np.logical_not(self._checked[job.levels, job.indices], out=job.unchecked)
+        if self._is_volatile:
+            job.unchecked[:] = True
+        else:
+            np.logical_not(self._checked[job.levels, job.indices], out=job.unchecked)
         return job, self._checked
 
     @staticmethod

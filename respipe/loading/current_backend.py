@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from respipe.backends.base import Backend
+from respipe.loading.read_ahead import Kernel
+from respipe.storage.dataset import Bytes
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +21,20 @@ class BackendInUse:
 
     Args:
         backend: see there.
+        kernel: is told what the backend will read.
         lock: held by the thread that submits batches to it and collects them.
         process: number of the process that built it.
     """
 
     backend: Backend
+    kernel: Kernel
     lock: threading.Lock = field(default_factory=threading.Lock)
     process: int = field(default_factory=os.getpid)
+
+    def close(self) -> None:
+        """Release the backend, and end the thread that talks to the kernel."""
+        self.backend.close()
+        self.kernel.close()
 
     @property
     def lost(self) -> str | None:
@@ -44,11 +53,12 @@ class CurrentBackend:
 
     Args:
         make: builds a backend.
+        buffers: the memory maps that it reads.
     """
 
-    def __init__(self, make: Callable[[], Backend]) -> None:
-        self._make = make
-        self._current: BackendInUse | None = BackendInUse(make())
+    def __init__(self, make: Callable[[], Backend], buffers: Sequence[Bytes]) -> None:
+        self._make = lambda: BackendInUse(make(), Kernel(buffers))
+        self._current: BackendInUse | None = self._make()
 
     @property
     def name(self) -> str:
@@ -64,7 +74,7 @@ class CurrentBackend:
         current = self._open()
         if (why := current.lost) is not None:
             logger.warning("Building the %r backend anew: %s.", current.backend.name, why)
-            current = self._current = BackendInUse(self._make())
+            current = self._current = self._make()
         return current
 
     def close(self) -> bool:
@@ -73,7 +83,7 @@ class CurrentBackend:
             return False
         current, self._current = self._current, None
         if current.lost is None:
-            current.backend.close()
+            current.close()
         return True
 
     def _open(self) -> BackendInUse:

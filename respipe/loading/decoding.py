@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,12 @@ from respipe.backends.base import Backend, ReadJob
 from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard
-from respipe.loading.read_ahead import routed_ahead
+from respipe.loading.read_ahead import Kernel, routed_ahead
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Dataset
+from respipe.storage.fetching import Held
+
+_POLL_SECONDS = 0.02
 
 
 def decode_in_order(
@@ -26,6 +29,7 @@ def decode_in_order(
     guard: CorruptionGuard,
     plans: Iterable[BatchPlan],
     *,
+    kernel: Kernel,
     routed: Callable[[Dataset, BatchPlan], ReadJob] = route,
 ) -> Generator[tuple[BatchPlan, tuple[torch.Tensor, ...]], None, None]:
     """Decode batches, keeping the backend busy with the next ones while the last is in use.
@@ -35,6 +39,7 @@ def decode_in_order(
         dataset: where the images are.
         guard: decides what happens to damaged samples.
         plans: batches in the order wanted.
+        kernel: is told what the next batches will read.
         routed: :func:`respipe.backends.routing.route`, with or without options.
 
     Yields:
@@ -49,10 +54,15 @@ def decode_in_order(
         return tuple(routed(dataset, one) for one in plan.views or (plan,))
 
     batches = _InFlight(backend, guard, routes)
-    ahead = routed_ahead(plans, routes, dataset.buffers)
+    ahead = routed_ahead(plans, routes, kernel, dataset.fetched)
     try:
-        for plan, jobs in ahead:
-            batches.submit(plan, jobs)
+        for routed_batch in ahead:
+            if routed_batch is None:
+                if not len(batches):
+                    time.sleep(_POLL_SECONDS)  # other processes need the room
+                yield from batches.collect_until(0)
+                continue
+            batches.submit(*routed_batch)
             # A decoding thread that is done needs the interpreter to go on with the next batch.
             time.sleep(0)
             room = batches.room
@@ -65,10 +75,11 @@ def decode_in_order(
 
 
 class _Submitted(NamedTuple):
-    """A batch that a backend is working on: its plan, a job for each view, and where to note what was checked."""
+    """A batch that a backend is working on: its plan, a job for each view and where to note what was checked."""
 
     plan: BatchPlan
     jobs: tuple[tuple[ReadJob, NDArray[np.bool_]], ...]
+    held: Sequence[Held]
 
 
 class _InFlight:
@@ -90,14 +101,14 @@ class _InFlight:
         """How many batches like the last one the backend needs to be busy."""
         return min(self._backend.room(job) for job, _ in self._submitted[-1].jobs)
 
-    def submit(self, planned: BatchPlan, jobs: Iterable[ReadJob] = ()) -> None:
+    def submit(self, planned: BatchPlan, jobs: Iterable[ReadJob] = (), held: Sequence[Held] = ()) -> None:
         """Start decoding a batch, routed or not, without its damaged samples, as far as they are known."""
         plan = self._guard.admit(planned)
         routed = jobs if jobs and plan is planned else self._route(plan)
         checked = tuple(map(self._guard.must_check, routed))
         for job, _ in checked:
             self._backend.submit(job)
-        self._submitted.append(_Submitted(plan, checked))
+        self._submitted.append(_Submitted(plan, checked, held))
 
     def collect_until(self, left: int) -> Iterator[tuple[BatchPlan, tuple[torch.Tensor, ...]]]:
         """The oldest batches, until this many are left."""
@@ -114,11 +125,11 @@ class _InFlight:
                 self._backend.reset()
                 again = list(self._submitted)
                 self._submitted.clear()
-                for plan, jobs in again:
+                for plan, jobs, held in again:
                     self._enter(jobs)
-                    self.submit(plan)
+                    self.submit(plan, held=held)
             else:
-                plan, jobs = self._submitted.popleft()
+                plan, jobs, _ = self._submitted.popleft()
                 self._enter(jobs)
                 return plan, pixels
 

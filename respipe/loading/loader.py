@@ -202,6 +202,7 @@ class Loader:
             data,
             keep_unreadable=on_corrupt == "quarantine",
             cache=Cache(folder=cache_dir, num_bytes=cache_bytes),
+            on_demand=True,
         )
         self._dataset = opened.dataset if isinstance(opened, Mixture) else opened
         self._owns_dataset = self._dataset is not data
@@ -228,7 +229,8 @@ class Loader:
                 device=self._placement.device,
                 num_threads=num_threads,
                 interpolation=interpolation,
-            )
+            ),
+            self._dataset.buffers,
         )
         # The next batch to receive, where the next iteration begins in the epoch, and the batch received last.
         self._epoch = self._step = self._start = 0
@@ -442,7 +444,9 @@ class Loader:
         fields = BatchFields(self._dataset, ("label", *(self._fields or ())), self._placement, self._num_threads)
         with used.lock, torch.cuda.stream(stream), fields:
             used.backend.prepare(partial(_largest_batch, self._plan, share))
-            decoded = decode_in_order(used.backend, self._dataset, self._guard, plans, routed=self._routed)
+            decoded = decode_in_order(
+                used.backend, self._dataset, self._guard, plans, kernel=used.kernel, routed=self._routed
+            )
             for plan, pixels in self._finished(decoded) if self._plan.augments(epoch) else decoded:
                 images = tuple(self._placement.images(tensor, plan.step.decimation) for tensor in pixels)
                 if plan.views:

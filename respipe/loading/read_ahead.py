@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from respipe.backends.base import ReadJob
 from respipe.backends.pool import DaemonPool
 from respipe.planning.batch import BatchPlan
 from respipe.storage.dataset import Bytes
+from respipe.storage.fetching import FetchedFiles, Held
 
 # How many batches, beside those that are being decoded, the kernel is told of.
 _BATCHES_AHEAD = 4
@@ -33,28 +35,51 @@ _QUIET, _ASK_AGAIN = 2, 8
 _RANDOM, _WILL_NEED = 1, 3
 
 
+class Routed(NamedTuple):
+    """A plan, a job for each of its views, and what keeps the bytes that these name."""
+
+    plan: BatchPlan
+    jobs: tuple[ReadJob, ...]
+    held: Sequence[Held] = ()
+
+
 def routed_ahead(
-    plans: Iterable[BatchPlan], route: Callable[[BatchPlan], tuple[ReadJob, ...]], buffers: Sequence[Bytes]
-) -> Generator[tuple[BatchPlan, tuple[ReadJob, ...]], None, None]:
-    """Each plan with its jobs, after the kernel was told of some that follow.
+    plans: Iterable[BatchPlan],
+    route: Callable[[BatchPlan], tuple[ReadJob, ...]],
+    kernel: Kernel,
+    fetched: FetchedFiles | None = None,
+) -> Generator[Routed | None, None, None]:
+    """Each plan with its jobs, after the kernel was told of some that follow, or these have begun to be fetched.
 
     Args:
         plans: batches in the order in which they will be decoded.
         route: function of a plan for a job for each of its views.
-        buffers: the memory maps that the jobs name.
+        kernel: which is told.
+        fetched: what fetches the bytes; None where all are there.
+
+    Yields:
+        also None, where there is no room for the next batch before an earlier one is dropped.
     """
-    kernel = Kernel(buffers)
-    waiting: deque[tuple[BatchPlan, tuple[ReadJob, ...]]] = deque()
-    try:
-        for plan in plans:
-            jobs = route(plan)
-            kernel.announce(jobs)
-            waiting.append((plan, jobs))
-            while len(waiting) > (_BATCHES_AHEAD if kernel.reads else 0):
-                yield waiting.popleft()
-        yield from waiting
-    finally:
-        kernel.close()
+    waiting: deque[Routed] = deque()
+    for plan in plans:
+        jobs = route(plan)
+        kernel.announce(jobs)
+        held: Sequence[Held] | None = ()
+        if fetched is not None:
+            rows = np.concatenate([job.rows for job in jobs])
+            while (held := fetched.hold(rows)) is None:
+                yield _ready(waiting.popleft()) if waiting else None
+        waiting.append(Routed(plan, jobs, held))
+        while len(waiting) > (_BATCHES_AHEAD if kernel.reads or any(one.is_waiting for one in held) else 0):
+            yield _ready(waiting.popleft())
+    while waiting:
+        yield _ready(waiting.popleft())
+
+
+def _ready(routed: Routed) -> Routed:
+    for one in routed.held:
+        one.wait()
+    return routed
 
 
 class Kernel:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from respipe.storage.fetching import FetchedFiles
 from respipe.storage.fields import Column
 
 Bytes = NDArray[np.uint8]
@@ -73,6 +74,7 @@ class Dataset(Records, Protocol):
             holds a sample.
         tiled: whether every stored image is a baseline JPEG with the standard Huffman tables, restart markers, and the
             index of them (:mod:`respipe.jpeg.index`), so that crops can be cut out of the compressed bytes.
+        fetched: None where all bytes of ``buffers`` are there; else nothing may be read that is not held.
     """
 
     @property
@@ -83,6 +85,8 @@ class Dataset(Records, Protocol):
     def buffers(self) -> tuple[Bytes, ...]: ...
     @property
     def tiled(self) -> bool: ...
+    @property
+    def fetched(self) -> FetchedFiles | None: ...
 
     @property
     def labels(self) -> NDArray[Any] | None:

@@ -60,6 +60,10 @@ class FolderDataset:
             Level(name="image", heights=heights, widths=widths, buffers=None, offsets=offsets, sizes=sizes, raw=raw),
         )
 
+    @property
+    def fetched(self) -> None:
+        """None: files are read when they are decoded."""
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,9 @@ Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset
 """What can be opened: a path, the paths of several ``.beton`` files, or a dataset."""
 
 
-def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | None = None) -> Dataset:
+def open_dataset(
+    data: Data, *, keep_unreadable: bool = False, cache: Cache | None = None, on_demand: bool = False
+) -> Dataset:
     """Open a ``.beton`` file, several of them, or a class folder. An open dataset is returned as it is.
 
     Args:
@@ -29,6 +32,8 @@ def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | No
             ``s3://bucket/train/``, whose files are copied.
         keep_unreadable: see :class:`respipe.storage.folder.FolderDataset`.
         cache: where copies of remote files are kept. Default: ``Cache()``.
+        on_demand: whether of files at URLs only that is copied which is read, where the server gives parts of files.
+            Nothing may then be read of ``buffers`` that is not held by ``fetched``.
 
     Raises:
         StorageError: there is nothing at the path, or it is damaged or of another kind.
@@ -37,12 +42,13 @@ def open_dataset(data: Data, *, keep_unreadable: bool = False, cache: Cache | No
     cache = cache or Cache()
     if isinstance(data, (list, tuple)):
         paths = cast("Sequence[str | os.PathLike[str]]", data)
-        files = [open_remote(cast("str", path), cache) if is_url(path) else path for path in paths]
+        cache = replace(cache, share=cache.share / max(sum(map(is_url, paths)), 1))
+        files = [open_remote(cast("str", path), cache, on_demand=on_demand) if is_url(path) else path for path in paths]
         if folders := [path for path, file in zip(paths, files, strict=True) if isinstance(file, ShardedDataset)]:
             raise StorageError(f"`data` must be a list of .beton files; {folders[0]} is a folder. Name its files.")
         return ShardedDataset(cast("Sequence[str | BetonDataset]", files))
     if is_url(data):
-        return open_remote(cast("str", data), cache)
+        return open_remote(cast("str", data), cache, on_demand=on_demand)
     if not isinstance(data, (str, os.PathLike)):
         if not hasattr(data, "levels"):
             raise TypeError(f"`data` must be the path of a .beton file or a folder, or a dataset; got {data!r}.")
@@ -74,12 +80,14 @@ class Mixture(NamedTuple):
     shares: tuple[float, ...]
 
 
-def open_mixture(data: Data | Sequence[tuple[Data, float]], **options: Any) -> Dataset | Mixture:
+def open_mixture(
+    data: Data | Sequence[tuple[Data, float]], *, cache: Cache | None = None, **options: Any
+) -> Dataset | Mixture:
     """Open a dataset, or several with shares: ``[(a, 0.7), (b, 0.3)]``, of ``.beton`` files or folders of them.
 
     Args:
         data: as for :func:`open_dataset`, or pairs of that and a share of at least 0.
-        options: of :func:`open_dataset`.
+        cache, options: of :func:`open_dataset`.
 
     Raises:
         StorageError, TypeError: as for :func:`open_dataset`; also for a class folder in a mixture.
@@ -87,11 +95,12 @@ def open_mixture(data: Data | Sequence[tuple[Data, float]], **options: Any) -> D
     """
     pairs = cast("Sequence[Any]", data)
     if not isinstance(data, (list, tuple)) or not all(_is_pair(one) for one in pairs) or not pairs:
-        return open_dataset(cast("Data", data), **options)
+        return open_dataset(cast("Data", data), cache=cache, **options)
     shares = tuple(check_number("data", share, least=0) for _, share in pairs)
     if not sum(shares):
         raise ValueError("`data` must have a share above 0; got zeros only. Pass for example [(a, 0.7), (b, 0.3)].")
-    parts = [open_dataset(one, **options) for one, _ in pairs]
+    cache = replace(cache or Cache(), share=1 / max(sum(is_url(one) for one, _ in pairs), 1))
+    parts = [open_dataset(one, cache=cache, **options) for one, _ in pairs]
     files = list[BetonDataset]()
     for part in parts:
         if not isinstance(part, (BetonDataset, ShardedDataset)):

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from respipe.errors import CorruptImageError, StorageError
 from respipe.storage.beton.dataset import BetonDataset, fingerprint_of
 from respipe.storage.dataset import Bytes, Level
+from respipe.storage.fetching import FetchedFiles
 from respipe.storage.fields import Column, joined
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,12 @@ class ShardedDataset:
         return self._fingerprint
 
     @property
+    def fetched(self) -> FetchedFiles | None:
+        """What fetches the files that are not there; None where all are."""
+        places = [shard.place for shard in self._shards]
+        return FetchedFiles(places) if any(places) else None
+
+    @property
     def tiled(self) -> bool:
         """Whether crops can be cut out of the compressed bytes of every image."""
         return all(shard.tiled for shard in self._shards)
@@ -237,8 +244,12 @@ def is_sharded(folder: Path) -> bool:
     return kinds == {True}
 
 
-def open_shards(folder: Path) -> ShardedDataset:
+def open_shards(folder: Path, files: Sequence[BetonDataset] | None = None) -> ShardedDataset:
     """Open the dataset that a folder's index describes.
+
+    Args:
+        folder: where the index and the files are.
+        files: the files in their order, where they are open.
 
     Raises:
         StorageError: there is no index, or a file is missing, cut short, or not the one that the index tells of.
@@ -264,7 +275,7 @@ def open_shards(folder: Path) -> ShardedDataset:
             raise StorageError(message) from None
         if found < entry.num_bytes:
             raise StorageError(f"{path} is truncated: {found} bytes of {entry.num_bytes}. Copy or convert it again.")
-    dataset = ShardedDataset(paths, path=folder)
+    dataset = ShardedDataset(files or paths, path=folder)
     for shard, entry in zip(dataset.shards, entries, strict=True):
         if shard.fingerprint != entry.fingerprint:
             raise StorageError(

@@ -15,6 +15,7 @@ from respipe.backends.routing import route
 from respipe.errors import CorruptImageError
 from respipe.loading.corruption import CorruptionGuard, OnCorrupt
 from respipe.loading.decoding import decode_in_order
+from respipe.loading.read_ahead import Kernel
 from respipe.planning.batch import BatchPlan
 from respipe.schedules.step import Step
 from tests.memory_dataset import MemoryDataset
@@ -45,7 +46,7 @@ def guard(
 def decode(dataset: MemoryDataset, corruption_guard: CorruptionGuard) -> list[tuple[list[int], torch.Tensor]]:
     backend = PooledBackend("reference", dataset, decode_part, device=torch.device("cpu"), num_threads=2)
     try:
-        decoded = decode_in_order(backend, dataset, corruption_guard, plans(dataset))
+        decoded = decode_in_order(backend, dataset, corruption_guard, plans(dataset), kernel=Kernel(()))
         return [(plan.indices.tolist(), images[0]) for plan, images in decoded]
     finally:
         backend.close()
@@ -140,7 +141,7 @@ def test_images_to_be_decimated_come_large_with_their_own_plan_also_around_damag
     backend = PooledBackend("reference", dataset, decode_part, device=torch.device("cpu"), num_threads=2)
     try:
         planned = plans(dataset, size=8, decimation=2)
-        decoded = list(decode_in_order(backend, dataset, guard(dataset, "quarantine"), planned))
+        decoded = list(decode_in_order(backend, dataset, guard(dataset, "quarantine"), planned, kernel=Kernel(())))
     finally:
         backend.close()
     assert all(plan.step == Step((8,), 4, decimation=2) for plan, _ in decoded)
@@ -172,6 +173,6 @@ def test_more_batches_are_in_flight_the_smaller_they_are(size: int, most: int) -
     with closing(CountingBackend(dataset)) as backend:
         planned = plans(dataset, size=size)
         assert backend.room(route(dataset, planned[0])) == most
-        found = [plan for plan, _ in decode_in_order(backend, dataset, guard(dataset), planned)]
+        found = [plan for plan, _ in decode_in_order(backend, dataset, guard(dataset), planned, kernel=Kernel(()))]
         assert (backend.most, backend.in_flight) == (most, 0)
     assert [plan.number for plan in found] == list(range(12))

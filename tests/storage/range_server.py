@@ -14,13 +14,18 @@ _CHUNK = 1 << 12
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serves ``root`` at ``url``; ``sent`` has the bytes of each path, ``delay`` the seconds for each 4 KiB."""
+    """Serves ``root`` at ``url``; ``sent`` has the bytes of each path, ``delay`` the seconds for each 4 KiB.
+
+    Of the next parts of files, ``failures`` are cut short and ``damages`` have a wrong byte in the middle; without
+    ``ranges`` there are no parts of files.
+    """
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root, self.delay = root, 0.0
+        self.root, self.delay, self.ranges = root, 0.0, True
+        self.failures = self.damages = 0
         self.sent: dict[str, int] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -41,16 +46,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = path.read_bytes()
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.server.ranges else None
         start, stop = 0, len(data)
         if span:
             start, stop = int(span[1]), min(int(span[2] or stop) + 1, stop)
         self.send_response(206 if span else 200)
-        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "bytes" if self.server.ranges else "none")
         self.send_header("Content-Length", str(stop - start))
         if span:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         self.end_headers()
+        if span and body and self.server.damages:
+            self.server.damages -= 1
+            data = data[: (middle := (start + stop) // 2)] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+        if span and body and self.server.failures:
+            self.server.failures -= 1
+            self.close_connection = True
+            return
         for at in range(start, stop if body else start, _CHUNK):
             part = data[at : min(at + _CHUNK, stop)]
             self.wfile.write(part)

@@ -27,8 +27,7 @@ import respipe
 from respipe.cli import app
 from respipe.errors import ConversionError, MissingBackendError, StorageError
 from respipe.storage import open_dataset
-from respipe.storage import remote as remote_module
-from respipe.storage.remote import Cache, RemoteFolder
+from respipe.storage.remote import Cache, RemoteFolder, access
 from respipe.storage.shards import ShardedDataset
 from tests.small_pages import convert_small
 from tests.storage.range_server import serving
@@ -53,6 +52,21 @@ class FlakyFileSystem(MemoryFileSystem):
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         file = super().open(path, mode, **options)
         return _Flaky(file) if mode == "rb" and path.endswith(".beton") else file
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        if not path.endswith(".beton"):
+            return super().cat_file(path, start, end)
+        if FlakyFileSystem.failures:
+            FlakyFileSystem.failures -= 1
+            raise ConnectionResetError("the line is dead")
+        with super().open(path) as file:
+            file.seek(start or 0)
+            data = bytearray(file.read(-1 if end is None else end - (start or 0)))
+        FlakyFileSystem.num_read += len(data)
+        if FlakyFileSystem.damages and start and len(data) > 3000:
+            FlakyFileSystem.damages -= 1
+            data[3000] ^= 255
+        return bytes(data)
 
     def put_file(self, lpath: str, rpath: str, *_: Any, **__: Any) -> None:
         data = Path(lpath).read_bytes()
@@ -104,7 +118,7 @@ def url(local: Path) -> Generator[str, None, None]:
     system = fsspec.filesystem("flaky")
     for file in local.iterdir():
         system.pipe_file(f"/data/x/{file.name}", file.read_bytes())
-    with stamina.set_testing(True, attempts=remote_module._ATTEMPTS):
+    with stamina.set_testing(True, attempts=access._ATTEMPTS):
         yield "flaky://data/x/"
     FlakyFileSystem.store.clear()
 
@@ -130,8 +144,8 @@ def test_batches_of_a_url_are_those_of_the_files(url: str, local: Path, tmp_path
             assert torch.equal(images, others)
             assert torch.equal(labels, of_others)
     before = FlakyFileSystem.num_read
-    open_dataset(url, cache=Cache(folder=tmp_path)).close()
-    assert FlakyFileSystem.num_read == before == size_of(tmp_path)  # copied once
+    open_dataset(url, cache=Cache(folder=tmp_path), on_demand=True).close()
+    assert FlakyFileSystem.num_read <= before + 2000  # of one file's beginning
 
 
 def test_single_files_and_lists_of_them_are_opened(

@@ -162,6 +162,10 @@ class Repeated:
     def encoded(self, index: int, level: int = 0) -> Bytes:
         return self._dataset.encoded(int(self._source[index]), level)
 
+    @property
+    def fetched(self) -> None:
+        """None: all of it is there."""
+
     def check(self, index: int, level: int = 0) -> None:
         if index < len(self._dataset):
             self._dataset.check(index, level)

@@ -16,14 +16,15 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from respipe.storage.beton.format import align
+from respipe.storage.beton import format as layout
+from respipe.storage.beton.format import FIELD, HEADER, FieldType, align, metadata_dtype
 
 MAGIC = b"respipe\x00"
 VERSION = 1
@@ -148,6 +149,30 @@ def read_appendix(memory: NDArray[np.uint8], *, head_size: int, alloc_table_ptr:
     if start != min((entry.offset for entry in entries.values()), default=pointer):
         raise AppendixError(f"the appendix is said to begin at {start}, where none of its arrays does")
     return Appendix(start=start, directory_ptr=pointer, attributes=attributes, _memory=memory, _entries=entries)
+
+
+def image_span(read: Callable[[int, int], bytes], size: int) -> tuple[int, int] | None:
+    """Where the tables at the beginning of a ``.beton`` end, and those behind the images begin.
+
+    Args:
+        read: gives the bytes between two places.
+        size: of the file.
+
+    Returns:
+        None where it is none of respipe's.
+    """
+    if size < HEADER.itemsize:
+        return None
+    header = np.frombuffer(read(0, HEADER.itemsize), HEADER)[0]
+    end, alloc = HEADER.itemsize + int(header["num_fields"]) * FIELD.itemsize, int(header["alloc_table_ptr"])
+    if not end <= alloc - FOOTER.itemsize <= size or header["version"] != layout.VERSION:
+        return None
+    table = np.frombuffer(read(HEADER.itemsize, end), FIELD)
+    footer = np.frombuffer(read(alloc - FOOTER.itemsize, alloc), FOOTER)[0]
+    if footer["magic"].tobytes() != MAGIC:
+        return None
+    row = metadata_dtype([FieldType(int(entry["type_id"])) for entry in table])
+    return end + int(header["num_samples"]) * row.itemsize, int(footer["start"])
 
 
 def _read_directory(text: bytes, *, start: int, stop: int) -> tuple[dict[str, Any], dict[str, _Entry]]:

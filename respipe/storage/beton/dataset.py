@@ -35,6 +35,7 @@ from respipe.storage.beton.structure import (
     read_vectors,
 )
 from respipe.storage.dataset import Bytes, Dataset, Level
+from respipe.storage.fetching import FetchedFiles, Source
 from respipe.storage.fields import Column, Computed, Kind
 from respipe.storage.regular_files import open_regular
 from respipe.storage.upright import stored_damage
@@ -76,6 +77,8 @@ class BetonDataset:
     """
 
     kind = "beton"
+    place: tuple[Source, int] | None = None
+    """Who fetches the bytes of the file, and its number there; None where all of them are there."""
 
     def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
         self.path = Path(path)
@@ -152,6 +155,10 @@ class BetonDataset:
         if self._fingerprint is None:
             self._fingerprint = fingerprint_of(self)
         return self._fingerprint
+
+    @property
+    def fetched(self) -> FetchedFiles | None:
+        return None if self.place is None else FetchedFiles([self.place])
 
     @property
     def tiled(self) -> bool:

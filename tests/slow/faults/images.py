@@ -130,6 +130,8 @@ class OneImage:
     def encoded(self, index: int, level: int = 0) -> Bytes:
         return self.buffers[0][self.offsets[0] :]
 
+    fetched = None
+
     def check(self, index: int, level: int = 0) -> None:
         """There is no checksum."""
 
