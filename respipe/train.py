@@ -166,7 +166,7 @@ def prepare(
         )
     torch.manual_seed(recipe.seed)
     schedule, autocast = recipe.build_schedule(), mixed_dtype(recipe.precision, process.device)
-    with closing(open_dataset(data)) as dataset:
+    with closing(open_dataset(data, on_demand=True)) as dataset:
         num_classes, classes = check_classes(recipe, dataset, val), list(dataset.classes or ())
     model = build_model(recipe.model.name, num_classes=num_classes, options=recipe.model.options)
     with warnings.catch_warnings():
@@ -496,7 +496,7 @@ def check_classes(recipe: Recipe, train: Dataset, val: str | None) -> int:
             f"--set model.num_classes={labels.max() + 1}."
         )
     if val is not None:
-        with closing(open_dataset(val)) as dataset:
+        with closing(open_dataset(val, on_demand=True)) as dataset:
             ours, theirs = ([*map(printable, names or ())] for names in (train.classes, dataset.classes))
             if ours and theirs and ours != theirs:
                 differing = sorted({*ours} ^ {*theirs})[:5]

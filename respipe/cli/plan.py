@@ -81,7 +81,7 @@ def plan(
 
         if num_samples is not None:
             raise ValueError("`--data` and `--num-samples` must not be given together. Leave one of them out.")
-        num_samples = len(open_dataset(data))
+        num_samples = len(open_dataset(data, on_demand=True))
     outline = read_outline(source, epochs=epochs, num_samples=num_samples, batch_size=batch_size)
     report = plan_report(replace(outline, model=model, model_options={}, kernels={}) if model else outline)
     if as_json:

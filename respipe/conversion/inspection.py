@@ -140,7 +140,7 @@ def inspect(
     """
     options = SourceOptions(label_field=label_field, labels=labels, split=split)
     if _is_stored(path, format, options):
-        return _of_dataset(open_dataset(cast("Data", path)))
+        return _of_dataset(open_dataset(cast("Data", path), on_demand=True))
     source = open_source(path, format=format, options=options)
     if not isinstance(path, (str, os.PathLike)):
         return _of_source(source, type(path).__name__, 'respipe.convert(..., "TARGET.beton")')

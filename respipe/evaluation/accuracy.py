@@ -133,7 +133,7 @@ def evaluate(
     macs = _macs_by_size(network, sizes, num_passes=2 if flip else 1)
     sums = dict[int, torch.Tensor]()
     with ExitStack() as stack:
-        dataset = stack.enter_context(closing(open_dataset(source)))
+        dataset = stack.enter_context(closing(open_dataset(source, on_demand=True)))
         passes = plan_passes(dataset, sizes, crop=crop, batch_size=batch_size)
         outputs = _outputs_of(dataset.classes, classes, device)
         check = functools.cache(functools.partial(_check_counts, dataset.classes if outputs is None else None))

@@ -93,7 +93,7 @@ def measure_activations(
     layer = network.get_submodule(classifier_layers(network, max(sizes))[0])
     measured = list[Activations]()
     for number, size in enumerate(sizes):
-        dataset = open_dataset(source)
+        dataset = open_dataset(source, on_demand=True)
         batch = min(batch_size, num_images, len(dataset))
         with (
             # A training order, since the first images of a folder all show the same.

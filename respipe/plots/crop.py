@@ -52,7 +52,7 @@ def plot_crop(
         ValueError: it has no tiles, or no such sample.
         MissingBackendError: matplotlib is not installed.
     """
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, on_demand=True)
     try:
         save(crop_figure(dataset, sizes=sizes, sample=sample, seed=seed), path)
     finally:

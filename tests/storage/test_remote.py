@@ -145,7 +145,7 @@ def test_batches_of_a_url_are_those_of_the_files(url: str, local: Path, tmp_path
             assert torch.equal(labels, of_others)
     before = FlakyFileSystem.num_read
     open_dataset(url, cache=Cache(folder=tmp_path), on_demand=True).close()
-    assert FlakyFileSystem.num_read <= before + 2000  # of one file's beginning
+    assert FlakyFileSystem.num_read <= before + 3000  # of one file's tables
 
 
 def test_single_files_and_lists_of_them_are_opened(
@@ -310,7 +310,8 @@ def test_four_ranks_on_two_nodes_with_caches_of_their_own_share_the_batches_of_o
         parts = [rank.communicate(timeout=170)[0].splitlines() for rank in ranks]
         sent = sum(count for path, count in server.sent.items() if path.endswith(".beton"))
     whole = run(0, 1, "none", str(local)).communicate(timeout=170)[0].splitlines()
-    assert sent == 2 * sum(path.stat().st_size for path in local.glob("*.beton"))
+    # Once for each node, and some bytes of tables for each rank.
+    assert sent < 2.3 * sum(path.stat().st_size for path in local.glob("*.beton"))
     assert len(whole) == 2
     assert {len(lines) for lines in parts} == {2}
     for number, line in enumerate(whole):

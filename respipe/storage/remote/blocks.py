@@ -28,10 +28,10 @@ from respipe.errors import StorageError
 from respipe.storage.fetching import Numbers
 from respipe.storage.remote.cache import PINS, STATE, lock_file, locked
 
-BLOCK = 1 << 15
+BLOCK = 1 << 14
 """Bytes of a block; a multiple of the pages that files have holes of."""
 
-_MOST_AT_ONCE = 128  # blocks of a request
+_MOST_AT_ONCE = 256  # blocks of a request
 _NUM_REQUESTS = 32  # at a time
 _MOST_PINS = 16  # users of the copies, whose pins take room, too
 _POLL_SECONDS = 0.02
@@ -71,14 +71,14 @@ class Blocks:
         self._always = np.ones(self._starts[-1], np.bool_)
         for first, (start, stop) in zip(self._starts.tolist(), images, strict=False):
             self._always[first - (-start // BLOCK) : max(first + stop // BLOCK, first)] = False
-        num_fixed, total = int(self._always.sum()), len(self._always)
+        self._num_always, total = int(self._always.sum()), len(self._always)
         self.volatile = limit < sum(self._sizes)
         # File systems write down where the holes are, ext4 in pages of 340 places.
         beside = _MOST_PINS * total + 4096 * sum(1 + count // 300 for count in counts)
         self._most = int((limit - beside) // BLOCK) if self.volatile else total
-        if self.volatile and (num_fixed >= self._most or _punch_hole() is None):
+        if self.volatile and (self._num_always >= self._most or _punch_hole() is None):
             raise StorageError(
-                f"`cache_bytes` must be more than the {num_fixed * BLOCK:,} that the tables of {self._folder} take"
+                f"`cache_bytes` must be more than the {self._num_always * BLOCK:,} that the tables of {self._folder} take"
                 f"{'' if _punch_hole() else f', and on this system hold all of the {sum(self._sizes):,}'}; got "
                 f"{limit:,.0f}. Raise it."
             )
@@ -91,16 +91,17 @@ class Blocks:
         """Have locks, threads and pins of this process's own."""
         self._process, self._thread_lock = os.getpid(), threading.RLock()  # a lease may be dropped at any time
         self._requests = ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="respipe-fetch")
-        self._uses = self._always.astype(np.uint16)
-        with (self._folder / STATE).open("ab") as file:
-            file.truncate(len(self._uses))
-        self._state = np.memmap(self._folder / STATE, np.uint8, "r+")
-        self._state[self._always] = _PRESENT
-        descriptor, self._own = tempfile.mkstemp(prefix=PINS, dir=self._folder)
-        os.truncate(descriptor, len(self._uses))
-        lock_file(descriptor, "LOCK_EX")
-        self._pins = np.memmap(self._own, np.uint8, "r+")
-        self._pins[self._always] = _IN_USE
+        self._uses, self._num_held = self._always.astype(np.uint16), 0
+        with self._locked():  # or others might take the pins for those of a killed process
+            with (self._folder / STATE).open("ab") as file:
+                file.truncate(len(self._uses))
+            self._state = np.memmap(self._folder / STATE, np.uint8, "r+")
+            self._state[self._always] = _PRESENT
+            descriptor, self._own = tempfile.mkstemp(prefix=PINS, dir=self._folder)
+            os.truncate(descriptor, len(self._uses))
+            lock_file(descriptor, "LOCK_EX")
+            self._pins = np.memmap(self._own, np.uint8, "r+")
+            self._pins[self._always] = _IN_USE
         weakref.finalize(self, os.close, descriptor).atexit = False
         weakref.finalize(self, _remove, self._own, self._process)
 
@@ -124,12 +125,12 @@ class Blocks:
         with self._locked():
             others = self._others()
             added = blocks[self._uses[blocks] == 0]
-            num_held = np.count_nonzero(self._uses) - np.count_nonzero(self._always)
             # No process may keep what the others need: they may be waiting for each other.
-            share = self._most // (len(others) + 1) - np.count_nonzero(self._always)
+            share = self._most // (len(others) + 1) - self._num_always
+            fits = not self.volatile or not self._num_held or self._num_held + len(added) <= share
             self._uses[blocks] += 1
+            self._num_held += len(added)
             self._pins[added] = _IN_USE
-            fits = not self.volatile or not num_held or num_held + len(added) <= share
             absent = blocks[self._state[blocks] == _ABSENT]
             if not fits or not self._make_room(len(absent), others):
                 self.release(blocks)
@@ -183,13 +184,15 @@ class Blocks:
         with self._thread_lock:
             if self._process == os.getpid():
                 self._uses[blocks] -= 1
-                self._pins[blocks[self._uses[blocks] == 0]] = _FREE
+                free = blocks[self._uses[blocks] == 0]
+                self._num_held -= len(free)
+                self._pins[free] = _FREE
 
     def _blocks(self, numbers: Numbers, offsets: Numbers, lengths: Numbers) -> Numbers:
         """The blocks that some bytes lie in, rising, each once."""
-        first = self._starts[numbers] + offsets // BLOCK
-        counts = self._starts[numbers] - (-(offsets + lengths) // BLOCK) - first
-        places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        first: Numbers = self._starts[numbers] + offsets // BLOCK
+        counts: Numbers = self._starts[numbers] - (-(offsets + lengths) // BLOCK) - first
+        places: Numbers = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.unique(np.repeat(first, counts) + places)
 
     def _by_file(self, blocks: Numbers) -> Generator[tuple[int, Numbers]]:

@@ -7,6 +7,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -57,7 +58,8 @@ class FetchedBeton(BetonDataset):
     def _where(self, index: int, level: int) -> tuple[Blocks, int, int, int]:
         assert self.place is not None, "it is fetched from somewhere"
         stored = self.levels[level]
-        return *self.place, int(stored.offsets[index]), int(stored.sizes[index])
+        source, number = self.place
+        return cast("Blocks", source), number, int(stored.offsets[index]), int(stored.sizes[index])
 
     def _hold(self, index: int, level: int) -> Lease | None:
         """A lease of an image, which is there; None where another one keeps it."""
