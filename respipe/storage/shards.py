@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respipe.errors import CorruptImageError, StorageError
-from respipe.storage.beton.dataset import BetonDataset, fingerprint_of
+from respipe.storage.beton.dataset import BetonDataset, fingerprint_of, map_file
 from respipe.storage.dataset import Bytes, Level
 from respipe.storage.fetching import FetchedFiles
 from respipe.storage.fields import Column, joined
@@ -422,12 +423,21 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 def _open_all(
     paths: Sequence[str | os.PathLike[str] | BetonDataset], label_field: str | None = None
 ) -> tuple[BetonDataset, ...]:
-    def opened(path: str | os.PathLike[str] | BetonDataset) -> BetonDataset:
-        return path if isinstance(path, BetonDataset) else BetonDataset(Path(path), label_field=label_field)
+    files = [path if isinstance(path, BetonDataset) else Path(path) for path in paths]
+    _allow_open_files(len(files))
+    # Threads for what waits for disks alone: at reading tables they would only take the interpreter from each other.
+    named = [file for file in files if isinstance(file, Path)]
+    parts = [named[number::_NUM_THREADS] for number in range(_NUM_THREADS)]
 
-    _allow_open_files(len(paths))
+    def map_files(some: list[Path]) -> list[tuple[os.stat_result, Bytes]]:
+        return [*map(map_file, some)]
+
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="respipe-open") as threads:
-        return tuple(threads.map(opened, paths))
+        mapped = dict(zip(chain.from_iterable(parts), chain.from_iterable(threads.map(map_files, parts)), strict=True))
+    return tuple(
+        BetonDataset(file, label_field=label_field, mapped=mapped[file]) if isinstance(file, Path) else file
+        for file in files
+    )
 
 
 def _allow_open_files(count: int) -> None:

@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # Where a file has no checksums, this many images stand for all of them in its fingerprint.
 _FINGERPRINT_IMAGES = 64
 
+# Bytes at either end of a file, where the tables of small ones lie.
+_TABLES_READ = 1 << 14
+
 # What respipe records besides the classes, which may be missing.
 _ATTRIBUTES: dict[str, type[str | dict[str, Any]]] = {"writer": str, "settings": dict, "source": dict}
 
@@ -68,6 +71,7 @@ class BetonDataset:
     Args:
         path: the file.
         label_field: name of the field that is the label, if not ``label``; "" for no labels.
+        mapped: what :func:`map_file` gave for it, where that was called before.
 
     Attributes:
         attributes: what respipe recorded about the conversion; empty for files by other writers.
@@ -80,10 +84,12 @@ class BetonDataset:
     place: tuple[Source, int] | None = None
     """Who fetches the bytes of the file, and its number there; None where all of them are there."""
 
-    def __init__(self, path: str | Path, *, label_field: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, label_field: str | None = None, mapped: tuple[os.stat_result, Bytes] | None = None
+    ) -> None:
         self.path = Path(path)
         self._label_field = label_field
-        self._status, memory = _map(self.path)
+        self._status, memory = mapped or map_file(self.path)
         self._memory: Bytes | None = memory
         structure = read_structure(self.path, memory)
         self.levels = _read_levels(structure)
@@ -122,7 +128,8 @@ class BetonDataset:
             raise ValueError(f"{len(self._names)} names and checksums of shape {checksums.shape}")
         checksums = checksums.copy()  # not to follow what may be written to the file later
         checksums.flags.writeable = False
-        self.levels = tuple(replace(level, checksums=row) for level, row in zip(self.levels, checksums, strict=True))
+        pairs = zip(self.levels, checksums, strict=True)
+        self.levels = tuple(Level(**{**vars(level), "checksums": row}) for level, row in pairs)  # faster than replace
 
     def _recorded(self, appendix: Appendix, name: str, kind: Kind) -> Column:
         """A field as respipe recorded it: its kind, and its values unless FFCV sees them too."""
@@ -263,8 +270,8 @@ def fingerprint_of(dataset: Dataset) -> str:
 _MAP_OPTIONS: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
-def _map(path: Path) -> tuple[os.stat_result, Bytes]:
-    """A file's status and its memory map."""
+def map_file(path: Path) -> tuple[os.stat_result, Bytes]:
+    """A file's status and its memory map, after its beginning and end were read: others run while a disk is slow."""
     try:
         file = open_regular(path)
     except OSError as error:
@@ -273,6 +280,9 @@ def _map(path: Path) -> tuple[os.stat_result, Bytes]:
         status = os.fstat(file.fileno())
         if status.st_size == 0:
             raise broken(path, "it is empty")
+        file.read(_TABLES_READ)
+        file.seek(-min(_TABLES_READ, status.st_size), os.SEEK_END)
+        file.read()
         try:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **_MAP_OPTIONS)
         except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def read_images(structure: Structure, name: str) -> Level:
     offsets, lengths = pointers.astype(np.int64), sizes.astype(np.int64)
     for array in (heights, widths, offsets, lengths, raw):
         array.flags.writeable = False
-    buffers = np.broadcast_to(np.int32(0), structure.num_samples)
+    buffers = _nothing(np.int32, structure.num_samples)
     return Level(name=name, heights=heights, widths=widths, buffers=buffers, offsets=offsets, sizes=lengths, raw=raw)
 
 
@@ -272,12 +273,18 @@ def read_hidden_levels(structure: Structure, appendix: Appendix, names: Sequence
     _require(structure, names, inside, f"pointer must be in {start}..{end}", offsets)
     fits = (sizes > 0) & (sizes <= end - np.where(inside, offsets, start))
     _require(structure, names, fits, f"length must be at least 1 and end before byte {end}", sizes)
-    none = np.broadcast_to(np.False_, structure.num_samples)
-    buffers = np.broadcast_to(np.int32(0), structure.num_samples)
+    none = _nothing(np.bool_, structure.num_samples)
+    buffers = _nothing(np.int32, structure.num_samples)
     return [
         Level(name=name, heights=rows[0], widths=rows[1], buffers=buffers, offsets=rows[2], sizes=rows[3], raw=none)
         for name, *rows in zip(names, *tables, strict=True)
     ]
+
+
+@lru_cache(maxsize=8)
+def _nothing(kind: type[np.generic], length: int) -> NDArray[Any]:
+    """Zeros that take no memory."""
+    return np.broadcast_to(kind(), length)
 
 
 def _require(

@@ -78,7 +78,7 @@ class Blocks:
         self._most = int((limit - beside) // BLOCK) if self.volatile else total
         if self.volatile and (self._num_always >= self._most or _punch_hole() is None):
             raise StorageError(
-                f"`cache_bytes` must be more than the {self._num_always * BLOCK:,} that the tables of {self._folder} take"
+                f"`cache_bytes` must be more than the {self._num_always * BLOCK:,} that tables in {self._folder} take"
                 f"{'' if _punch_hole() else f', and on this system hold all of the {sum(self._sizes):,}'}; got "
                 f"{limit:,.0f}. Raise it."
             )

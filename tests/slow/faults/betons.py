@@ -92,7 +92,7 @@ class BetonCases:
         path = self._folder / f"{kind}.beton"
         path.unlink(missing_ok=True)
         path.write_bytes(data)
-        with mock.patch.object(beton, "_map", self._map), warnings.catch_warnings():
+        with mock.patch.object(beton, "map_file", self._map), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on what it makes of damage
             try:
                 dataset = BetonDataset(path)
