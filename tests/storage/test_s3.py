@@ -84,7 +84,7 @@ def test_a_bucket_is_converted_to_indexed_and_trained_from(bucket: str, jpeg_fol
             assert torch.equal(labels, of_others)
         state = remote.state_dict()
         assert state == near.state_dict()
-    with pytest.raises(StorageError, match="`cache_bytes` must be more than"):
+    with pytest.raises(StorageError, match="`cache_bytes` must leave more than"):
         respipe.Loader(target, schedule, cache_dir=tmp_path / "small", cache_bytes=1000, **options)
     with respipe.Loader(target, schedule, cache_dir=tmp_path / "nvme", **options) as again:
         again.load_state_dict(state)

@@ -16,7 +16,10 @@ from respipe.storage.shards import INDEX, index_entries
 T = TypeVar("T")
 
 NUM_THREADS = 4
-"""Files that are looked at, or copied whole, at a time."""
+"""Files that are copied whole at a time."""
+
+NUM_REQUESTS = 32
+"""Parts of files that are fetched at a time."""
 
 _ATTEMPTS = 6
 

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from respipe.errors import StorageError
 from respipe.storage.fetching import Numbers
+from respipe.storage.remote.access import NUM_REQUESTS
 from respipe.storage.remote.cache import PINS, STATE, lock_file, locked
 
 BLOCK = 1 << 14
 """Bytes of a block; a multiple of the pages that files have holes of."""
 
 _MOST_AT_ONCE = 256  # blocks of a request
-_NUM_REQUESTS = 32  # at a time
 _MOST_PINS = 16  # users of the copies, whose pins take room, too
 _POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 120.0
@@ -78,9 +78,9 @@ class Blocks:
         self._most = int((limit - beside) // BLOCK) if self.volatile else total
         if self.volatile and (self._num_always >= self._most or _punch_hole() is None):
             raise StorageError(
-                f"`cache_bytes` must be more than the {self._num_always * BLOCK:,} that tables in {self._folder} take"
-                f"{'' if _punch_hole() else f', and on this system hold all of the {sum(self._sizes):,}'}; got "
-                f"{limit:,.0f}. Raise it."
+                f"`cache_bytes` must leave more than the {self._num_always * BLOCK:,} of tables in {self._folder}"
+                f"{'' if _punch_hole() else f', and on this system hold all of the {sum(self._sizes):,}'}; it "
+                f"leaves {limit:,.0f}. Raise it."
             )
         self._hand, self._refused_since = 0, 0.0
         self._begin()
@@ -90,7 +90,7 @@ class Blocks:
     def _begin(self) -> None:
         """Have locks, threads and pins of this process's own."""
         self._process, self._thread_lock = os.getpid(), threading.RLock()  # a lease may be dropped at any time
-        self._requests = ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="respipe-fetch")
+        self._requests = ThreadPoolExecutor(NUM_REQUESTS, thread_name_prefix="respipe-fetch")
         self._uses, self._num_held = self._always.astype(np.uint16), 0
         with self._locked():  # or others might take the pins for those of a killed process
             with (self._folder / STATE).open("ab") as file:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from respipe.errors import StorageError
-from respipe.storage.remote.access import NUM_THREADS, Remote
+from respipe.storage.remote.access import NUM_REQUESTS, NUM_THREADS, Remote
 from respipe.storage.shards import INDEX
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 _ABOUT, _FORMAT = "copy.json", "respipe copy 1"
 _STALL_SECONDS = 300.0
 _POLL_SECONDS = 0.2
+
+# A dataset that does not fit leaves room for others, such as that of the evaluation.
+_SHARE_OF_LARGE = 0.75
 
 STATE, PINS = "blocks", "pins."
 """Names of what lies beside copies in blocks; see :mod:`respipe.storage.remote.blocks`."""
@@ -43,7 +46,7 @@ class Cache:
     Args:
         folder: made where it is missing. Default: ``RESPIPE_CACHE_DIR``, else ``~/.cache/respipe``.
         num_bytes: what all copies in it may take together; 0 for no limit. Default: ``RESPIPE_CACHE_BYTES``, else 0.
-        share: of the limit, that a dataset may take whose blocks are copied when they are read.
+        share: of the limit, what a dataset may take whose blocks are copied when they are read.
 
     Raises:
         ValueError: ``num_bytes`` is negative or no number.
@@ -93,7 +96,8 @@ def copied(
     in_use, num_bytes = _make_room(entry, remote, cache, whole=whole)
     try:
         with locked(entry / "copying.lock", lambda: _size(entry)):
-            with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="respipe-fetch") as threads:
+            count = NUM_THREADS if whole else NUM_REQUESTS
+            with ThreadPoolExecutor(count, thread_name_prefix="respipe-fetch") as threads:
                 list(threads.map(partial(fetch, remote, entry), remote.files))
             if remote.index is not None:
                 _write(entry / INDEX, remote.index)
@@ -133,8 +137,8 @@ def _make_room(entry: Path, remote: Remote, cache: Cache, *, whole: bool) -> tup
 def _freed(entry: Path, remote: Remote, cache: Cache, *, whole: bool) -> int:
     """Remove copies of other datasets until there is room for one; the bytes that it may take."""
     limit, needed = cache.limit, remote.num_bytes
-    if not whole:
-        needed = int(min(needed, limit * cache.share))
+    if not whole and needed > limit * cache.share:
+        needed = int(limit * cache.share * _SHARE_OF_LARGE)
     others = {path.parent: _about(path) for path in cache.root.glob(f"*/{_ABOUT}") if path.parent != entry}
     used = sum(about["num_bytes"] for about in others.values())
     for other in sorted(others, key=lambda path: (path / _ABOUT).stat().st_mtime):
