@@ -126,7 +126,7 @@ class Blocks:
             others = self._others()
             added = blocks[self._uses[blocks] == 0]
             # No process may keep what the others need: they may be waiting for each other.
-            share = self._most // (len(others) + 1) - self._num_always
+            share = (self._most - self._num_always) // (len(others) + 1)
             fits = not self.volatile or not self._num_held or self._num_held + len(added) <= share
             self._uses[blocks] += 1
             self._num_held += len(added)
