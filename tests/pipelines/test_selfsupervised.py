@@ -50,6 +50,7 @@ def test_loss_falls_and_training_goes_on_where_it_ended(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_features_learned_at_the_defaults_tell_classes_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
