@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.slow import fuzz_faults, kill_conversions, soak_loader
+from tests.small_pages import convert_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -22,18 +23,16 @@ def test_conversions_killed_at_any_moment_end_alike(jpeg_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["tiles", "reference"])
-def test_memory_does_not_grow_over_thousands_of_changes_of_size(backend: str, jpeg_folder: Path) -> None:
-    schedule = ["--schedule", "MixSize({32: 0.5, 16: 0.5}, base_size=32)"]
-    line = [
-        str(jpeg_folder),
-        *schedule,
-        "--batch-size",
-        "4",
-        "--backend",
-        backend,
-        "--device",
-        "cpu",
-        "--batches",
-        "5000",
-    ]
+def test_memory_does_not_grow_over_thousands_of_changes_of_size(
+    backend: str, jpeg_folder: Path, tmp_path: Path
+) -> None:
+    convert_small(jpeg_folder, tmp_path / "x.beton")
+    options = {
+        "--schedule": "MixSize({32: 0.5, 16: 0.5}, base_size=32)",
+        "--batch-size": "4",
+        "--backend": backend,
+        "--device": "cpu",
+        "--batches": "5000",
+    }
+    line = [str(tmp_path / "x.beton"), *(word for option in options.items() for word in option)]
     assert soak_loader.main(line) == 0
